@@ -1,0 +1,60 @@
+"""What a user sees when input is wrong: where, what was got, what to do next.
+
+Every error that a user can cause is a `ToolboxError`; the command line prints it without a traceback and exits with 2.
+Anything else is our own fault.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class ToolboxError(Exception):
+    """Base of all errors caused by input: YAML, annotation file, image, checkpoint, command line."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding in a config or a data set.
+
+    Attributes:
+        where: `file:line:column`, `command line`, or the file's path; may be empty.
+        key: dotted key that the finding is about, e.g. `model.backbone.type`; may be empty.
+        message: what was got, what fits, and what to do next.
+    """
+
+    where: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.key, self.message) if part)
+
+
+class ConfigError(ToolboxError):
+    """Everything that is wrong with a config, in one list."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class DataError(ToolboxError):
+    """An annotation file or an image that cannot be used."""
+
+
+class CheckpointError(ToolboxError):
+    """A weight file or checkpoint that cannot be read, or that belongs to another model."""
+
+
+class DeviceError(ToolboxError):
+    """A device was asked for that is not there."""
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return `"; did you mean 'ResNet'?"` for the nearest candidate, or an empty string."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean '{by_lower[near[0]]}'?" if near else ""

@@ -1,0 +1,151 @@
+"""The families' protocols: the one page to read before writing a plugin.
+
+A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired), states what
+it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on `self.training` outside norm and
+dropout layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from toolbox.registry import (
+    BACKBONES,
+    BOX_HEADS,
+    INSTANCE_HEADS,
+    LOSSES,
+    NECKS,
+    ROI_EXTRACTORS,
+    ROI_STAGES,
+    RPN_HEADS,
+    SAMPLERS,
+)
+from toolbox.structures import FeatureSpec, PixelStats, Regions, RoIShape, Targets
+
+
+@BACKBONES.interface
+class Backbone(Protocol):
+    """Images to feature maps: `__init__(*, settings…)`."""
+
+    out_features: Mapping[str, FeatureSpec]  # in order of growing stride, e.g. {"c2": FeatureSpec(256, 4), …}
+    pixels: PixelStats
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) normalised → name → (N, C, H / stride, W / stride)."""
+        ...
+
+
+@NECKS.interface
+class Neck(Protocol):
+    """Feature maps to feature maps: `__init__(in_features, *, settings…)`."""
+
+    out_features: Mapping[str, FeatureSpec]
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name → (N, C, H / stride, W / stride)."""
+        ...
+
+
+@RPN_HEADS.interface
+class RPNHead(Protocol):
+    """Objectness and box deltas of every anchor: `__init__(in_channels, num_anchors, *, settings…)`."""
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W), each anchor's 4 adjacent."""
+        ...
+
+
+@ROI_EXTRACTORS.interface
+class RoIExtractor(Protocol):
+    """Regions read from the feature maps: `__init__(in_features, *, settings…)`."""
+
+    out_shape: RoIShape
+
+    def forward(self, features: Mapping[str, Tensor], rois: Tensor) -> Tensor:
+        """`rois` (R, 5), image index and x1 y1 x2 y2 in network pixels → (R, C, P, P)."""
+        ...
+
+
+@ROI_STAGES.interface
+class RoIStage(Protocol):
+    """A backbone stage run on pooled regions (C4 models): `__init__(in_shape, *, settings…)`."""
+
+    out_shape: RoIShape
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(R, C, P, P) → (R, C', P', P')."""
+        ...
+
+
+@dataclass
+class BoxPrediction:
+    """What a box head says of R regions.
+
+    Attributes:
+        logits: (R, K + 1), background last.
+        deltas: (R, K, 4), or (R, 1, 4) when class-agnostic.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+
+
+@BOX_HEADS.interface
+class BoxHead(Protocol):
+    """Class and box of a region: `__init__(in_shape, num_classes, *, settings…)`."""
+
+    def forward(self, regions: Tensor) -> BoxPrediction:
+        """(R, C, P, P) → class logits and box deltas."""
+        ...
+
+
+@INSTANCE_HEADS.interface
+class InstanceHead(Protocol):
+    """One task per detected object (mask, keypoints, a task of your own): `__init__(in_shape, num_classes, *, settings…)`.
+
+    A head that needs the joints also takes `skeleton: Skeleton`.
+    """
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """(R, C, P, P) → raw prediction (R, …)."""
+        ...
+
+    def loss(self, prediction: Tensor, regions: Regions, targets: Targets) -> dict[str, Tensor]:
+        """Weighted scalar losses over the valid foreground regions; a zero with a gradient when there are none."""
+        ...
+
+    def predict(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        """Raw prediction (R, …) and predicted classes (R,) → what is kept per detection (R, …), fixed shape, on the device."""
+        ...
+
+    def to_image(self, values: Tensor, boxes: Tensor, height: int, width: int) -> Mapping[str, Any]:
+        """Kept values (D, …) of one image and its boxes (D, 4) in original pixels → fields of `Detections`.
+
+        Keys `masks` and `keypoints` become those fields, any other key goes to `extras`; each value has D entries.
+        """
+        ...
+
+
+@LOSSES.interface
+class Loss(Protocol):
+    """An element-wise loss: `__init__(*, settings…)`; the head that uses it sums and normalises."""
+
+    def __call__(self, prediction: Tensor, target: Tensor) -> Tensor: ...
+
+
+@SAMPLERS.interface
+class Sampler(Protocol):
+    """Which regions to train on: `__init__(*, settings…)`."""
+
+    size: int  # rows sampled per image, S
+    capacity: int  # most foreground rows among them; they come first
+
+    def sample(self, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, R) bool candidates → index (N, S), valid (N, S), foreground (N, S); foreground rows first."""
+        ...
+
+

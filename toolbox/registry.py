@@ -1,0 +1,154 @@
+"""One table per family of components: the only registration code.
+
+    @INSTANCE_HEADS.register
+    class BoundaryHead(nn.Module):
+        def __init__(self, in_shape: RoIShape, num_classes: int, *, weight: float = 1.0) -> None: ...
+
+The key is the class name. A constructor takes the family's wired arguments (what the stage before provides, filled in by
+the builder, never written in YAML), then its settings, keyword-only, with a type and mostly with a default.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from toolbox.errors import ToolboxError, did_you_mean
+
+T = TypeVar("T", bound=type)
+
+
+class RegistryError(ToolboxError):
+    """A component cannot be registered, or no component has that name."""
+
+
+class Registry:
+    """Components of one family, by class name.
+
+    Args:
+        family: name in messages and in `rcnn list`, e.g. `"backbone"`.
+        wired: arguments that every constructor of the family must accept.
+        offered: further wired values that a constructor may accept by naming them.
+    """
+
+    def __init__(self, family: str, *, wired: tuple[str, ...] = (), offered: tuple[str, ...] = ()) -> None:
+        self.family = family
+        self.wired = wired
+        self.offered = offered
+        self.protocol: type | None = None
+        self._classes: dict[str, type] = {}
+
+    def interface(self, protocol: T) -> T:
+        """Class decorator: the protocol that the family's components follow.
+
+        An argument annotated with it takes a component of this family in YAML (`{type: …}`).
+        """
+        self.protocol = protocol
+        return protocol
+
+    def register(self, cls: T) -> T:
+        """Class decorator: add a component under its class name.
+
+        Raises:
+            RegistryError: the name is taken by another class, the constructor hides its arguments behind
+                `*args`/`**kwargs`, or it lacks a wired argument.
+        """
+        name = cls.__name__
+        known = self._classes.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise RegistryError(
+                f"{self.family} '{name}' is already registered by {known.__module__}; rename the class in {cls.__module__}"
+            )
+        parameters = inspect.signature(cls).parameters
+        hidden = [str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if hidden:
+            raise RegistryError(
+                f"{self.family} '{name}': constructor takes {', '.join(hidden)}; name every argument, so that YAML can be checked"
+            )
+        missing = [argument for argument in self.wired if argument not in parameters]
+        if missing:
+            raise RegistryError(
+                f"{self.family} '{name}': constructor lacks {', '.join(missing)}; "
+                f"every {self.family} takes ({', '.join(self.wired)}) first"
+            )
+        self._classes[name] = cls
+        return cls
+
+    def get(self, name: str) -> type:
+        """Return the class registered as `name`.
+
+        Raises:
+            RegistryError: none has that name; the message suggests the nearest and lists all.
+        """
+        if name in self._classes:
+            return self._classes[name]
+        raise RegistryError(
+            f"no {self.family} named '{name}'{did_you_mean(name, self._classes)} "
+            f"(registered: {', '.join(self) or 'none'}; a plugin's file or module must be listed under 'plugins:')"
+        )
+
+    def wiring(self, cls: type) -> tuple[str, ...]:
+        """Names of the wired values that `cls` accepts."""
+        parameters = inspect.signature(cls).parameters
+        return tuple(name for name in (*self.wired, *self.offered) if name in parameters)
+
+    def settings(self, cls: type) -> dict[str, inspect.Parameter]:
+        """The arguments of `cls` that YAML may set."""
+        wired = {*self.wired, *self.offered}
+        return {name: p for name, p in inspect.signature(cls).parameters.items() if name not in wired}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+
+BACKBONES = Registry("backbone")
+NECKS = Registry("neck", wired=("in_features",))
+RPN_HEADS = Registry("rpn_head", wired=("in_channels", "num_anchors"))
+ROI_EXTRACTORS = Registry("roi_extractor", wired=("in_features",))
+BOX_HEADS = Registry("box_head", wired=("in_shape", "num_classes"))
+INSTANCE_HEADS = Registry("instance_head", wired=("in_shape", "num_classes"), offered=("skeleton",))
+ROI_STAGES = Registry("roi_stage", wired=("in_shape",))
+DETECTORS = Registry("detector", wired=("backbone",), offered=("num_classes",))
+LOSSES = Registry("loss")
+SAMPLERS = Registry("sampler")
+DATASETS = Registry("dataset")
+TRANSFORMS = Registry("transform")
+OPTIMIZERS = Registry("optimizer", wired=("params", "lr"))
+SCHEDULES = Registry("schedule", wired=("steps",))
+LOGGERS = Registry("logger", wired=("folder",))
+
+FAMILIES: dict[str, Registry] = {
+    registry.family: registry
+    for registry in (
+        BACKBONES,
+        NECKS,
+        RPN_HEADS,
+        ROI_EXTRACTORS,
+        BOX_HEADS,
+        INSTANCE_HEADS,
+        ROI_STAGES,
+        DETECTORS,
+        LOSSES,
+        SAMPLERS,
+        DATASETS,
+        TRANSFORMS,
+        OPTIMIZERS,
+        SCHEDULES,
+        LOGGERS,
+    )
+}
+
+
+def family_of(annotation: Any) -> Registry | None:
+    """The family whose protocol `annotation` is, or None."""
+    for registry in FAMILIES.values():
+        if registry.protocol is not None and registry.protocol is annotation:
+            return registry
+    return None
