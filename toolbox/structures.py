@@ -229,14 +229,20 @@ class Regions:
     Attributes:
         rois: (R, 5), image index in the batch and x1 y1 x2 y2 in network pixels.
         labels: (R,) int64; the class to train or the class predicted, K for background.
-        matched: (R,) int64, index of the matched object of that image; in training only.
+        matched: (R,) int64, index of the matched object of that image; zero when predicting.
         valid: (R,) bool; rows that are not valid count in no loss.
+        rows: (R,) int64, where each region stands in the flattened padded batch it came from.
     """
 
     rois: Tensor
     labels: Tensor
+    matched: Tensor
     valid: Tensor
-    matched: Tensor | None = None
+    rows: Tensor
+
+    def subset(self, index: Tensor) -> Regions:
+        """The regions at `index` (R',)."""
+        return Regions(**{name: value[index] for name, value in vars(self).items()})
 
 
 @dataclass

@@ -1,0 +1,75 @@
+"""Reference boxes on a grid (Ren et al., *Faster R-CNN*, arXiv:1506.01497, section 3.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from toolbox.structures import FeatureSpec
+
+
+class AnchorGenerator:
+    """Anchors of several sizes and aspect ratios at every cell of every level.
+
+    Args:
+        in_features: the maps that the anchors lie on.
+        sizes: square root of the anchor area in pixels; one per level (`[32, 64, 128, 256, 512]`), or a list per level
+            (`[[32, 64, 128, 256, 512]]` for a single level with five).
+        ratios: height / width.
+        rounding: round the corners of the anchors around the origin to whole pixels, as torchvision does.
+        offset: position of an anchor's centre in its cell, 0 for the top left corner, 0.5 for the middle.
+    """
+
+    wired: ClassVar[tuple[str, ...]] = ("in_features",)
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        *,
+        sizes: Sequence[float] | Sequence[Sequence[float]] = (32, 64, 128, 256, 512),
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        rounding: bool = False,
+        offset: float = 0.0,
+    ) -> None:
+        per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
+        if len(per_level) != len(in_features):
+            raise ValueError(
+                f"anchor sizes are given for {len(per_level)} levels, but there are {len(in_features)}: "
+                f"{', '.join(in_features)}; give one size (or list of sizes) per level"
+            )
+        if len({len(level) for level in per_level}) != 1:
+            raise ValueError(f"every level needs the same number of anchor sizes, got {per_level}")
+        if min(min(level) for level in per_level) <= 0 or min(ratios) <= 0:
+            raise ValueError("anchor sizes and ratios must be positive")
+        self.strides = [spec.stride for spec in in_features.values()]
+        self.num_anchors = len(per_level[0]) * len(ratios)
+        self.offset = offset
+        self.cells = [_cell_anchors(level, ratios, rounding) for level in per_level]
+
+    def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Per level (N, C, H, W) → (H · W · A, 4) in network pixels, row by row, a cell's anchors adjacent."""
+        return [
+            self._grid(cell, stride, feature)
+            for cell, stride, feature in zip(self.cells, self.strides, features, strict=True)
+        ]
+
+    def _grid(self, cell: Tensor, stride: int, feature: Tensor) -> Tensor:
+        height, width = feature.shape[-2:]
+        dtype = torch.promote_types(feature.dtype, torch.float32)
+        x = (torch.arange(width, device=feature.device, dtype=dtype) + self.offset) * stride
+        y = (torch.arange(height, device=feature.device, dtype=dtype) + self.offset) * stride
+        x, y = x[None, :].expand(height, width), y[:, None].expand(height, width)
+        corners = torch.stack((x, y, x, y), dim=-1)
+        return (corners[:, :, None, :] + cell.to(corners)).reshape(-1, 4)
+
+
+def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: bool) -> Tensor:
+    """(A, 4) anchors around the origin, ratio by ratio, as torchvision orders them."""
+    root = torch.tensor(ratios, dtype=torch.float64).sqrt()[:, None]
+    size = torch.tensor(sizes, dtype=torch.float64)[None, :]
+    width, height = (size / root).flatten(), (size * root).flatten()
+    anchors = torch.stack((-width, -height, width, height), dim=1) / 2
+    return (anchors.round() if rounding else anchors).float()

@@ -1,0 +1,43 @@
+"""RPN heads: objectness and deltas of every anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from toolbox.registry import RPN_HEADS
+
+
+@RPN_HEADS.register
+class ConvRPNHead(nn.Module):
+    """3×3 convolutions shared by the levels, then one 1×1 for objectness and one for deltas (arXiv:1506.01497, 3.1).
+
+    Args:
+        in_channels: C of every level.
+        num_anchors: A.
+        convolutions: 3×3 convolutions before the two predictors.
+        channels: their width; C if None.
+    """
+
+    def __init__(
+        self, in_channels: int, num_anchors: int, *, convolutions: int = 1, channels: int | None = None
+    ) -> None:
+        super().__init__()
+        width = channels or in_channels
+        layers: list[nn.Module] = []
+        for index in range(convolutions):
+            layers += [nn.Conv2d(width if index else in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.convolutions = nn.Sequential(*layers)
+        last = width if convolutions else in_channels
+        self.objectness = nn.Conv2d(last, num_anchors, 1)
+        self.deltas = nn.Conv2d(last, 4 * num_anchors, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W)."""
+        hidden = [self.convolutions(feature) for feature in features]
+        return [self.objectness(x) for x in hidden], [self.deltas(x) for x in hidden]
