@@ -1,0 +1,155 @@
+"""Drawing: exact extents, untouched surroundings, readable labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from toolbox.structures import Detections, Skeleton
+from toolbox.visualize import colour_of, decode_extent, draw_detections, grid, picture_scale
+
+GREY = 120
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def encode(bitmap: np.ndarray) -> dict:
+    return coco_mask.encode(np.asfortranarray(bitmap.astype(np.uint8)))
+
+
+def detections(boxes: list[list[float]], size: tuple[int, int], **fields) -> Detections:
+    count = len(boxes)
+    return Detections(
+        image_size=size,
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores=fields.pop("scores", torch.full((count,), 0.9)),
+        labels=fields.pop("labels", torch.zeros(count, dtype=torch.int64)),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("density", [0.02, 0.5, 0.98])
+def test_decode_extent_equals_pycocotools_inside_and_zero_outside(density: float) -> None:
+    random = np.random.default_rng(3)
+    for _ in range(40):
+        height, width = random.integers(1, 60, 2)
+        bitmap = random.random((height, width)) < density
+        decoded = decode_extent(encode(bitmap))
+        full = np.zeros((height, width), bool)
+        if decoded is not None:
+            crop, x, y = decoded
+            full[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+            assert crop[0].any() and crop[-1].any() and crop[:, 0].any() and crop[:, -1].any()
+        assert np.array_equal(full, bitmap)
+
+
+def test_decode_extent_reads_uncompressed_runs_and_text_counts() -> None:
+    # 3 x 4, column-major runs: 4 zeros, 2 ones, 6 zeros = the lower two pixels of the second column
+    crop, x, y = decode_extent({"size": [3, 4], "counts": [4, 2, 6]})
+    assert (crop.tolist(), x, y) == ([[1], [1]], 1, 1)
+    bitmap = np.zeros((50, 40), bool)
+    bitmap[10:20, 5:30] = True
+    rle = encode(bitmap)
+    crop, x, y = decode_extent({"size": rle["size"], "counts": rle["counts"].decode()})
+    assert (crop.shape, x, y) == ((10, 25), 5, 10) and crop.all()
+
+
+def test_decode_extent_refuses_runs_of_another_size() -> None:
+    with pytest.raises(ValueError, match="12 pixels of a 5 x 4"):
+        decode_extent({"size": [5, 4], "counts": [4, 2, 6]})
+
+
+def test_only_pixels_inside_the_box_change_when_labels_are_off() -> None:
+    bitmap = np.zeros((90, 120), bool)
+    bitmap[22:68, 35:79] = True
+    found = detections([[30.4, 20.2, 80.0, 70.0]], (90, 120), masks=[encode(bitmap)])
+    picture = draw_detections(grey(90, 120), found, ["cell"], labels=False)
+    changed = (picture != GREY).any(axis=2)
+    outside = np.ones((90, 120), bool)
+    outside[20:70, 30:80] = False
+    assert not changed[outside].any()
+    assert changed[bitmap].all()
+
+
+def test_the_box_line_is_on_the_outermost_pixels_of_the_box() -> None:
+    picture = draw_detections(grey(40, 40), detections([[10, 5, 30, 25]], (40, 40)), ["a", "b"], labels=False)
+    assert tuple(picture[5, 10]) == tuple(picture[24, 29]) == colour_of(0)
+    assert tuple(picture[15, 15]) == (GREY,) * 3
+
+
+def test_objects_below_the_threshold_are_not_drawn() -> None:
+    found = detections([[5, 5, 15, 15], [20, 20, 35, 35]], (40, 40), scores=torch.tensor([0.6, 0.4]))
+    picture = draw_detections(grey(40, 40), found, ["a"], threshold=0.5, labels=False)
+    assert (picture[5:15, 5:15] != GREY).any() and (picture[20:35, 20:35] == GREY).all()
+
+
+def test_the_input_image_stays_as_it_was() -> None:
+    image = grey(40, 40)
+    draw_detections(image, detections([[5, 5, 30, 30]], (40, 40)), ["a"])
+    assert (image == GREY).all()
+
+
+def test_labels_never_cover_each_other() -> None:
+    boxes = [[20.0 + i, 30.0 + i, 90.0 + i, 80.0 + i] for i in range(6)]
+    one = draw_detections(grey(120, 200), detections(boxes[:1], (120, 200)), ["car", "bus"])
+    every = draw_detections(grey(120, 200), detections(boxes, (120, 200)), ["car", "bus"])
+    plate = (one[:30] != GREY).any(axis=2)  # the first label stands above its box
+    assert plate.any() and np.array_equal(every[:30][plate], one[:30][plate])
+
+
+def test_boxes_beyond_the_image_and_empty_masks_are_drawn_without_error() -> None:
+    found = detections([[-20, -20, 500, 500], [39.9, 39.9, 40, 40]], (40, 40), masks=[encode(np.zeros((40, 40)))] * 2)
+    assert draw_detections(grey(40, 40), found, ["a"]).shape == (40, 40, 3)
+
+
+def test_no_detections_give_the_image_itself() -> None:
+    assert (draw_detections(grey(20, 30), detections([], (20, 30)), ["a"]) == GREY).all()
+
+
+def test_a_class_keeps_its_colour_and_a_single_class_has_one_colour_per_object() -> None:
+    found = detections([[0, 0, 10, 10], [20, 20, 30, 30]], (40, 40))
+    many = draw_detections(grey(40, 40), found, ["a", "b"], labels=False)
+    single = draw_detections(grey(40, 40), found, ["a"], labels=False)
+    assert tuple(many[0, 0]) == tuple(many[20, 20])
+    assert tuple(single[0, 0]) != tuple(single[20, 20])
+    assert len({colour_of(i) for i in range(100)}) == 100
+
+
+def test_limbs_join_only_joints_that_are_there() -> None:
+    skeleton = Skeleton(names=("head", "hip", "foot"), limbs=((0, 1), (1, 2)))
+    keypoints = torch.tensor([[[20.0, 20.0, 1.0], [20.0, 60.0, 1.0], [80.0, 60.0, 0.0]]])
+    found = detections([[5, 5, 95, 95]], (100, 100), keypoints=keypoints)
+    picture = draw_detections(grey(100, 100), found, ["bee", "ant"], skeleton=skeleton, labels=False)
+    assert tuple(picture[40, 20]) == colour_of(0)
+    assert tuple(picture[60, 50]) == (GREY,) * 3
+
+
+def test_scale_enlarges_boxes_and_masks_with_the_picture() -> None:
+    bitmap = np.zeros((20, 20), bool)
+    bitmap[5:10, 5:10] = True
+    found = detections([[5, 5, 10, 10]], (20, 20), masks=[encode(bitmap)])
+    picture = draw_detections(grey(20, 20), found, ["a"], labels=False, scale=3)
+    changed = np.argwhere((picture != GREY).any(axis=2))
+    assert picture.shape == (60, 60, 3)
+    assert changed.min(axis=0).tolist() == [15, 15] and changed.max(axis=0).tolist() == [29, 29]
+
+
+def test_detections_of_another_image_are_refused() -> None:
+    with pytest.raises(ValueError, match="image is 20 x 30, its detections are for 40 x 30"):
+        draw_detections(grey(20, 30), detections([], (40, 30)), ["a"])
+
+
+def test_grid_lays_out_rows_of_equal_cells() -> None:
+    white = [np.full((h, w, 3), 255, np.uint8) for h, w in ((10, 20), (6, 8), (10, 4))]
+    sheet = grid(white, 2, gap=2)
+    assert sheet.shape == (22, 42, 3)
+    assert (sheet[:10, :20] == 255).all() and (sheet[:6, 22:30] == 255).all() and (sheet[12:, :4] == 255).all()
+    assert int((sheet == 255).all(axis=2).sum()) == 10 * 20 + 6 * 8 + 10 * 4
+
+
+def test_picture_scale_enlarges_small_images_only() -> None:
+    assert [picture_scale(128, 160), picture_scale(800, 600), picture_scale(4, 1000)] == [4, 1, 2]
