@@ -1,0 +1,288 @@
+"""The checker: nodes against constructor signatures, every problem noted at its place with what fits.
+
+What an annotation takes in YAML: a family's protocol takes `{type: Name, settings…}`; an ordinary class or dataclass
+a mapping of its arguments; `Mapping[str, X]`, sequences, `X | None`, `Literal[…]`, int, float, bool and str mean what
+they say.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, Union
+
+from toolbox.errors import did_you_mean
+from toolbox.plan import (
+    MISSING,
+    Component,
+    Plan,
+    Setting,
+    Signature,
+    base_of,
+    component_of,
+    members,
+    signature_of,
+    spell,
+)
+from toolbox.registry import FAMILIES, Registry, RegistryError
+from toolbox.yaml_nodes import Findings, Node
+
+INVALID: Any = object()  # stands for a value whose problem has been noted
+
+_DEPTH = 3  # how deep a misplaced argument is looked for
+
+
+def check(node: Node, cls: type, findings: Findings, *, hint: str = "", key: str = "") -> Plan:
+    """Check a mapping against the constructor of `cls`, and everything below it.
+
+    Args:
+        findings: where problems are noted; the plan is only of use when there are none.
+        hint: said after every name that is not registered, e.g. which plugin failed to import.
+    """
+    return _Checker(findings, hint).plan(node, cls, key)
+
+
+class _Checker:
+    def __init__(self, findings: Findings, hint: str = "") -> None:
+        self.findings = findings
+        self.hint = hint
+
+    # Classes
+
+    def plan(
+        self,
+        node: Node,
+        cls: type,
+        key: str,
+        *,
+        family: Registry | None = None,
+        default: Any = MISSING,
+        deferred: bool = False,
+    ) -> Plan:
+        """Check a mapping of arguments; with a family, `type` is already known to name `cls`."""
+        try:
+            signature = signature_of(cls, family)
+        except TypeError as error:
+            self.findings.add(node.place, key, f"{error}; so YAML cannot set it")
+            return INVALID
+        base = base_of(cls, default)
+        given, places = {}, {}
+        for name, child in node.value.items():
+            place = node.key_places.get(name, child.place)
+            inner = f"{key}.{name}".lstrip(".")
+            places[name] = child.place
+            if name in signature.settings:
+                given[name] = self.value(child, signature.settings[name], inner)
+            elif name in signature.wired:
+                self.findings.add(place, key, f"'{name}' is filled in by the builder; remove it")
+            elif not (family and name == "type"):
+                self.findings.add(place, key, _unknown(cls, name, node, signature))
+        for name, setting in signature.settings.items():
+            inner = f"{key}.{name}".lstrip(".")
+            component = component_of(setting.annotation)
+            if name in given or name in base:
+                continue
+            if component and component.default:
+                given[name] = self.value(Node({}, node.place), setting, inner)
+            elif setting.required:
+                message = f"{cls.__name__} needs the argument '{name}' ({spell(setting.annotation)})"
+                self.findings.add(node.place, key, message)
+        return Plan(cls, given, key=key, place=node.place, family=family, places=places, base=base, deferred=deferred)
+
+    def component(self, node: Node, component: Component, key: str, *, default: Any, deferred: bool) -> Any:
+        """Check `{type: Name, settings…}`."""
+        family = component.family
+        registered = ", ".join(family) or "none"
+        if not node.is_mapping:
+            known = f"; write {{type: {node.value}}}" if isinstance(node.value, str) and node.value in family else ""
+            message = (
+                f"expected {_a(family.family)}, {{type: …}} with one of {registered}, got {node.describe()}{known}"
+            )
+            return self._wrong(node, key, message)
+        named = node.value.get("type")
+        if named is None:
+            if component.default is None:
+                return self._wrong(node, key, f"{_a(family.family)} needs a 'type' (registered: {registered})")
+            named = Node(component.default, node.place)
+        try:
+            cls = family.get(str(named.value))
+        except RegistryError as error:
+            self.findings.add(named.place, f"{key}.type", f"{error}{self._elsewhere(named.value, family)}{self.hint}")
+            return INVALID
+        return self.plan(node, cls, key, family=family, default=default, deferred=deferred)
+
+    @staticmethod
+    def _elsewhere(name: Any, family: Registry) -> str:
+        other = next((f for f in FAMILIES.values() if f is not family and name in f), None)
+        return f"; '{name}' is {_a(other.family)}" if other else ""
+
+    # Values
+
+    def value(self, node: Node, setting: Setting, key: str) -> Any:
+        """Check one argument."""
+        return self.annotated(node, setting.annotation, key, setting.default)
+
+    def annotated(self, node: Node, annotation: Any, key: str, default: Any = MISSING) -> Any:
+        """Check a node against an annotation; returns the value to pass, or INVALID."""
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        component = component_of(annotation)
+        if component:
+            return self.component(node, component, key, default=default, deferred=origin is Annotated)
+        if annotation in (Any, object):
+            return node.plain()
+        if origin is Annotated:
+            return self.annotated(node, arguments[0], key, default)
+        if origin in (Union, types.UnionType):
+            return self._union(node, annotation, key, default)
+        if origin is Literal:
+            return self._literal(node, arguments, key)
+        if annotation in (None, type(None), bool, int, float, str):
+            return self._scalar(node, annotation, key)
+        kind = origin or annotation
+        if isinstance(kind, type) and issubclass(kind, Mapping):
+            return self._mapping(node, arguments, annotation, key)
+        if isinstance(kind, type) and issubclass(kind, Sequence):
+            return self._sequence(node, kind, arguments, annotation, key)
+        if isinstance(kind, type) and issubclass(kind, PurePath):
+            text = self._scalar(node, str, key)
+            return text if text is INVALID else Path(text)
+        if isinstance(annotation, type):
+            if not node.is_mapping:
+                return self._expected(node, key, f"a mapping of the arguments of {annotation.__name__}")
+            return self.plan(node, annotation, key, default=default)
+        return self._wrong(node, key, f"an argument of type {spell(annotation)} cannot be set in YAML")
+
+    def _union(self, node: Node, annotation: Any, key: str, default: Any) -> Any:
+        choices = [member for member in members(annotation) if member is not type(None)]
+        if node.value is None and len(choices) < len(members(annotation)):
+            return None
+        trials = []
+        for choice in choices:
+            trial = _Checker(Findings(), self.hint)
+            value = trial.annotated(node, choice, key, default)
+            if not trial.findings:
+                return value
+            trials.append((choice, trial.findings))
+        fitting = [found for choice, found in trials if _shape(choice) == _shape_of(node)]
+        if len(fitting) == 1 and (node.is_mapping or node.is_list):
+            self.findings.extend(fitting[0])
+            return INVALID
+        return self._expected(node, key, spell(annotation).replace(" | ", " or "))
+
+    def _literal(self, node: Node, choices: tuple[Any, ...], key: str) -> Any:
+        for choice in choices:
+            if type(choice) is type(node.value) and choice == node.value:
+                return choice
+        near = did_you_mean(str(node.value), [choice for choice in choices if isinstance(choice, str)])
+        expected = " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(repr, choices))}"
+        return self._expected(node, key, expected, near)
+
+    def _scalar(self, node: Node, kind: Any, key: str) -> Any:
+        value = node.value
+        if kind in (None, type(None)):
+            return None if value is None else self._expected(node, key, "null")
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(value) is kind:
+            return value
+        if kind is bool:
+            return self._expected(node, key, "bool (true or false)")
+        hint = f"; quote it: '{value}'" if kind is str and isinstance(value, (bool, int, float)) else ""
+        return self._expected(node, key, kind.__name__, hint)
+
+    def _mapping(self, node: Node, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
+        if not node.is_mapping:
+            return self._expected(node, key, spell(annotation))
+        key_type, value_type = arguments if len(arguments) == 2 else (Any, Any)
+        result = {}
+        for name, child in node.value.items():
+            if key_type in (str, int) and type(name) is not key_type:
+                what = "a name" if key_type is str else "a whole number"
+                self.findings.add(node.key_places.get(name, child.place), key, f"expected {what} as key, got {name!r}")
+                continue
+            result[name] = self.annotated(child, value_type, f"{key}.{name}".lstrip("."))
+        return result
+
+    def _sequence(self, node: Node, kind: type, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
+        if not node.is_list:
+            return self._expected(node, key, spell(annotation) if arguments else "a list")
+        fixed = kind is tuple and arguments and arguments[-1] is not Ellipsis
+        if fixed and len(arguments) != len(node.value):
+            message = f"expected {spell(annotation)}, a list of {len(arguments)}, got {len(node.value)} entries"
+            return self._wrong(node, key, message)
+        types_of = arguments if fixed else (arguments[:1] or (Any,)) * len(node.value)
+        values = [
+            self.annotated(child, item, f"{key}.{i}")
+            for i, (child, item) in enumerate(zip(node.value, types_of, strict=True))
+        ]
+        return values if kind is list else tuple(values)
+
+    # Messages
+
+    def _expected(self, node: Node, key: str, what: str, more: str = "") -> Any:
+        got = "" if node.place.override else f", got {node.describe()}"  # an override is quoted in full already
+        return self._wrong(node, key, f"expected {what}{got}{more}")
+
+    def _wrong(self, node: Node, key: str, message: str) -> Any:
+        self.findings.add(node.place, key, message)
+        return INVALID
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' or noun.startswith('rpn') else 'a'} {noun}"
+
+
+def _shape(annotation: Any) -> str:
+    kind = typing.get_origin(annotation) or annotation
+    if component_of(annotation) or not isinstance(kind, type):
+        return "mapping"
+    if issubclass(kind, (bool, int, float, str, PurePath)) or kind is type(None):
+        return "scalar"
+    return "list" if issubclass(kind, Sequence) else "mapping"
+
+
+def _shape_of(node: Node) -> str:
+    return "mapping" if node.is_mapping else "list" if node.is_list else "scalar"
+
+
+def _unknown(cls: type, name: Any, node: Node, signature: Signature) -> str:
+    """The message about an argument that `cls` has not: where it belongs, or what is spelled like it."""
+    message = f"{cls.__name__} has no argument '{name}'"
+    if name == "type":
+        return f"{message}; it is always {cls.__name__} here, remove it"
+    path = _belongs(str(name), signature, node)
+    return f"{message}; did you mean '{path}'?" if path else message + did_you_mean(str(name), signature.settings)
+
+
+def _belongs(name: str, signature: Signature, node: Node | None, depth: int = _DEPTH) -> str:
+    """Dotted path, below a component, of an argument with exactly this name; empty if there is none."""
+    for setting in signature.settings.values():
+        child = node.value.get(setting.name) if node and node.is_mapping else None
+        for cls, family in _classes(setting.annotation, child):
+            try:
+                inner = signature_of(cls, family)
+            except TypeError:
+                continue
+            if name in inner.settings:
+                return f"{setting.name}.{name}"
+            below = _belongs(name, inner, child, depth - 1) if depth > 1 else ""
+            if below:
+                return f"{setting.name}.{below}"
+    return ""
+
+
+def _classes(annotation: Any, node: Node | None) -> list[tuple[type, Registry | None]]:
+    """The classes that an argument can hold: of a family, the one that YAML names."""
+    found: list[tuple[type, Registry | None]] = []
+    for member in members(annotation):
+        component = component_of(member)
+        if component:
+            named = node.value.get("type") if node and node.is_mapping else None
+            name = named.value if named else component.default
+            if name in component.family:
+                found.append((component.family.get(str(name)), component.family))
+        elif isinstance(member, type) and member.__module__ not in ("builtins", "types"):
+            found.append((member, None))
+    return found

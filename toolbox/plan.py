@@ -1,0 +1,277 @@
+"""What a constructor takes, and `Plan`: a constructor call that was read from YAML and checked, but not made yet."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Union
+
+from toolbox.errors import ConfigError, Problem, ToolboxError
+from toolbox.registry import Registry, family_of
+from toolbox.yaml_nodes import Place
+
+NOWHERE = Place()
+MISSING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Component:
+    """Marks an argument that keeps its component as a plan: `Annotated[Plan, Component(OPTIMIZERS, default="SGD")]`.
+
+    Attributes:
+        family: of the component.
+        default: the `type` where YAML gives none.
+    """
+
+    family: Registry
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An argument that YAML may set."""
+
+    name: str
+    annotation: Any
+    default: Any = MISSING
+
+    @property
+    def required(self) -> bool:
+        return self.default is MISSING
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the constructor of a class takes.
+
+    Attributes:
+        settings: what YAML may set.
+        wired: what the builder fills in, and whether it must.
+    """
+
+    settings: Mapping[str, Setting]
+    wired: Mapping[str, bool]
+
+
+@cache
+def signature_of(cls: type, family: Registry | None = None) -> Signature:
+    """Read the constructor of `cls`. Wired is what its family or its class attribute `wired` names.
+
+    Raises:
+        TypeError: an annotation cannot be resolved, or the constructor hides its arguments.
+    """
+    try:
+        parameters = inspect.signature(cls).parameters
+        hints = typing.get_type_hints(
+            cls if dataclasses.is_dataclass(cls) else inspect.unwrap(cls.__init__), include_extras=True
+        )
+    except (NameError, ValueError) as error:
+        raise TypeError(f"the constructor of {cls.__name__} cannot be read: {error}") from error
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
+        raise TypeError(f"the constructor of {cls.__name__} does not name its arguments")
+    declared = getattr(cls, "wired", ())
+    names = {*(family.wiring(cls) if family else ()), *(declared if isinstance(declared, tuple) else ())}
+    factories = {
+        field.name: field.default_factory
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if field.default_factory is not dataclasses.MISSING
+    }
+    settings = {}
+    for name, parameter in parameters.items():
+        if name not in names:
+            default = factories[name]() if name in factories else parameter.default
+            settings[name] = Setting(name, hints.get(name, Any), default)
+    return Signature(settings, {name: p.default is MISSING for name, p in parameters.items() if name in names})
+
+
+def component_of(annotation: Any) -> Component | None:
+    """The family that an annotation asks for, or None."""
+    if typing.get_origin(annotation) is Annotated:
+        return next((extra for extra in annotation.__metadata__ if isinstance(extra, Component)), None)
+    family = family_of(annotation)
+    return Component(family) if family else None
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; any other annotation is its own."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def spell(annotation: Any) -> str:
+    """An annotation as messages and `rcnn list` name it."""
+    component = component_of(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if component:
+        return component.family.family
+    if annotation in (type(None), None):
+        return "null"
+    if origin is Annotated:
+        return spell(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(spell, arguments))
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        return f"[{', '.join(map(spell, arguments))}]"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"mapping of {spell(arguments[1])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        inner = spell(arguments[0])
+        return f"list of {f'({inner})' if ' ' in inner and not inner.startswith(('list', '[')) else inner}"
+    if isinstance(annotation, type):
+        return "str" if issubclass(annotation, PurePath) else annotation.__name__
+    return str(annotation).removeprefix("typing.")
+
+
+class Plan:
+    """A checked constructor call.
+
+    Attributes:
+        cls: the class.
+        given: what YAML or the command line sets, checked; nested components are plans.
+        key: dotted key in the config.
+        place: where it was written; `where` is its text.
+        family: of a registered component, else None.
+        wired: names of the arguments that whoever builds it must or may fill in.
+    """
+
+    def __init__(
+        self,
+        cls: type,
+        given: Mapping[str, Any],
+        *,
+        key: str = "",
+        place: Place = NOWHERE,
+        family: Registry | None = None,
+        places: Mapping[str, Place] | None = None,
+        base: Mapping[str, Any] | None = None,
+        deferred: bool = False,
+    ) -> None:
+        self.cls = cls
+        self.given = dict(given)
+        self.key = key
+        self.place = place
+        self.family = family
+        self.wired = tuple(signature_of(cls, family).wired)
+        self._places = dict(places or {})
+        self._base = dict(base or {})  # the enclosing constructor's default for this argument, field by field
+        self._deferred = deferred
+
+    @property
+    def where(self) -> str:
+        """`file:line:column`, or `command line`."""
+        return str(self.place)
+
+    def problem(self, message: str, name: str | None = None) -> Problem:
+        """A finding about this plan or its setting `name`, at the place where that is written."""
+        place = self._places.get(name, self.place) if name else self.place
+        return place.problem(f"{self.key}.{name}".lstrip(".") if name else self.key, message)
+
+    def __getitem__(self, name: str) -> Any:
+        """The plan or value of a setting, or its default."""
+        if name in self.given:
+            return self.given[name]
+        if name in self._base:
+            return self._base[name]
+        setting = signature_of(self.cls, self.family).settings.get(name)
+        if setting is None or setting.required:
+            raise KeyError(f"{self.cls.__name__} has no setting '{name}'")
+        return setting.default
+
+    def __repr__(self) -> str:
+        return f"Plan({self.cls.__name__}, {self.given})"
+
+    def build(self, **arguments: Any) -> Any:
+        """Call the constructor. Keywords fill in what is wired and replace what is given; nested plans are built.
+
+        Raises:
+            ConfigError: the constructor refuses a value.
+            TypeError: a wired argument is missing (a fault of the caller, not of the config).
+        """
+        wired = signature_of(self.cls, self.family).wired
+        missing = [name for name, required in wired.items() if required and name not in arguments]
+        if missing:
+            raise TypeError(f"{self.key or self.cls.__name__}: build() lacks the wired {', '.join(missing)}")
+        settings = {**self._base, **self.given}
+        values = {name: built(value) for name, value in settings.items() if name not in arguments}
+        try:
+            return self.cls(**values, **arguments)
+        except ConfigError as error:
+            raise ConfigError([self._placed(problem) for problem in error.problems]) from error
+        except (ValueError, ToolboxError) as error:
+            if isinstance(error, ToolboxError) and type(error) is not ToolboxError:
+                raise  # a file's fault (data, checkpoint), which says where itself
+            raise ConfigError([self.problem(str(error))]) from error
+
+    def _placed(self, problem: Problem) -> Problem:
+        """A constructor's own finding does not know where its arguments were written."""
+        if problem.where:
+            return problem
+        name = problem.key.rpartition(".")[2]
+        return self.problem(problem.message, name if name in signature_of(self.cls, self.family).settings else None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting with its value, defaults included, as plain data that loads to the same plan."""
+        result: dict[str, Any] = {"type": self.cls.__name__} if self.family else {}
+        for name, setting in signature_of(self.cls, self.family).settings.items():
+            value = self[name] if not setting.required or name in self.given or name in self._base else MISSING
+            if writable(value):
+                result[name] = plain(value, setting.annotation)
+        return result
+
+
+def built(value: Any) -> Any:
+    """Build the plans inside a value; those that an annotation keeps as plans stay."""
+    if isinstance(value, Plan):
+        return value if value._deferred else value.build()
+    if isinstance(value, (list, tuple)):
+        return type(value)(built(item) for item in value)
+    if isinstance(value, dict):
+        return {key: built(item) for key, item in value.items()}
+    return value
+
+
+def writable(value: Any) -> bool:
+    """Whether YAML can say this value; a default that it cannot say is left to the constructor."""
+    if isinstance(value, (list, tuple)):
+        return all(map(writable, value))
+    if isinstance(value, Mapping):
+        return all(map(writable, value.values()))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(map(writable, _fields(value).values()))
+    return value is None or isinstance(value, (bool, int, float, str, PurePath, Plan))
+
+
+def plain(value: Any, annotation: Any = Any) -> Any:
+    """A writable value as plain data."""
+    if isinstance(value, Plan):
+        return value.to_dict()
+    if isinstance(value, (list, tuple)):
+        inner = next((typing.get_args(member)[0] for member in members(annotation) if typing.get_args(member)), Any)
+        return [plain(item, inner) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = any(component_of(member) for member in members(annotation))
+        fields = {name: plain(item) for name, item in _fields(value).items()}
+        return {"type": type(value).__name__, **fields} if named else fields
+    return value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
+
+
+def base_of(cls: type, default: Any) -> dict[str, Any]:
+    """The fields of a dataclass default: what a mapping that gives only some of them leaves unchanged."""
+    return _fields(default) if type(default) is cls and dataclasses.is_dataclass(cls) else {}

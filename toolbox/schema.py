@@ -1,0 +1,286 @@
+"""What a run's YAML may hold, and `load_config`, which reads it.
+
+The sections that are not components are the dataclasses below. A component whose wired arguments are known only later
+(the parameters to optimize) or whose construction reads files (a data set) stays a `Plan`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+from toolbox.config import check
+from toolbox.data.resize import Resize
+from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.models.box_branch import TestSettings
+from toolbox.plan import Component, Plan
+from toolbox.plugins import PluginError, load_installed, load_plugin
+from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
+from toolbox.yaml_nodes import Findings, Node, apply_override, parse, write
+
+_COMPONENTS = (
+    "toolbox.models.backbones",
+    "toolbox.models.necks",
+    "toolbox.models.rpn",
+    "toolbox.models.roi_extractors",
+    "toolbox.models.heads",
+    "toolbox.models.losses",
+    "toolbox.models.boxes",
+    "toolbox.models.detector",
+    "toolbox.data",
+    "toolbox.engine.optim",
+)
+
+
+@OPTIMIZERS.interface
+class Optimizer(Protocol):
+    """A `torch.optim.Optimizer`: `__init__(params, lr, *, settings…)`."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+@SCHEDULES.interface
+class Schedule(Protocol):
+    """The learning rate over a run, without state: `__init__(steps, *, settings…)`."""
+
+    def __call__(self, step: int) -> float:
+        """Factor on the base learning rate for the optimizer step number `step`, from 0."""
+        ...
+
+
+def _default(family: Registry, name: str, key: str) -> Callable[[], Plan]:
+    def make() -> Plan:
+        register_builtin()
+        return Plan(family.get(name), {}, key=key, family=family, deferred=True)
+
+    return make
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Section `data`: what to train and evaluate on.
+
+    Attributes:
+        train: the data set to train on; a plan, since building it reads files.
+        val: the data set to evaluate on.
+        resize: how images are brought to network size.
+        transforms: augmentations of training images, in order.
+        workers: loader processes.
+        group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
+    """
+
+    _: KW_ONLY
+    train: Annotated[Plan, Component(DATASETS)] | None = None
+    val: Annotated[Plan, Component(DATASETS)] | None = None
+    resize: Resize = field(default_factory=Resize)
+    transforms: list[Annotated[Plan, Component(TRANSFORMS)]] = field(default_factory=list)
+    workers: int = 2
+    group_by_aspect: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers is 0 (load in the training process) or more, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Section `train`: how to train.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: images per optimizer step, over all processes.
+        micro_batch: images per process and backward pass; fewer than its share of `batch` means accumulation.
+        lr: base learning rate, at `batch`.
+        optimizer, schedule: plans; the optimizer's parameters and the schedule's length are wired.
+        clip_norm: largest norm of the gradient.
+        seed: of weights, order, augmentation and sampling.
+        eval_every: steps between evaluations; None evaluates at the end only.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of metrics.
+        device: `auto` takes the GPU if there is one.
+        amp: bfloat16 autocast, on a GPU only.
+        ema: decay of the averaged weights, or None.
+    """
+
+    _: KW_ONLY
+    steps: int
+    batch: int = 16
+    micro_batch: int | None = None
+    lr: float
+    optimizer: Annotated[Plan, Component(OPTIMIZERS, default="SGD")] = field(
+        default_factory=_default(OPTIMIZERS, "SGD", "train.optimizer")
+    )
+    schedule: Annotated[Plan, Component(SCHEDULES, default="MultiStep")] = field(
+        default_factory=_default(SCHEDULES, "MultiStep", "train.schedule")
+    )
+    clip_norm: float | None = None
+    seed: int = 0
+    eval_every: int | None = None
+    checkpoint_every: int = 1000
+    log_every: int = 20
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    amp: bool = True
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "micro_batch", "eval_every", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is 1 or more, got {value}")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is more than 0, got {value}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"batch ({self.batch}) is not a multiple of micro_batch ({self.micro_batch})")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole YAML.
+
+    Attributes:
+        model: the detector; `type` is RCNN unless a plugin brings another.
+        train: how to train.
+        data: what to train and evaluate on.
+        test: which detections come out.
+        plugins: files (relative to the YAML) and importable modules that register components.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+    _: KW_ONLY
+    model: Annotated[Plan, Component(DETECTORS, default="RCNN")]
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig
+    test: TestSettings = field(default_factory=TestSettings)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked config.
+
+    Attributes:
+        model: plan of the detector.
+        data, train, test: the sections.
+        plugins: what was loaded, files by absolute path.
+        path: where the YAML came from, for messages.
+        plan: the whole YAML as one plan.
+    """
+
+    model: Plan
+    data: DataConfig
+    train: TrainConfig
+    test: TestSettings
+    plugins: tuple[str, ...]
+    path: str
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, defaults written out, as plain data."""
+        return self.plan.to_dict()
+
+    def to_yaml(self) -> str:
+        """The resolved config; it loads again to the same."""
+        return write(self.to_dict())
+
+
+@cache
+def register_builtin() -> None:
+    """Import every built-in component, so that its family knows it.
+
+    By name, because this is the one place that looks up from its floor: optimizers and schedules live with the engine
+    that runs them, and a config must still be checked against them.
+    """
+    for name in _COMPONENTS:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ()), prefix=f"{name}."):
+            importlib.import_module(module.name)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a config, its plugins included.
+
+    Args:
+        overrides: `key=value`, e.g. `model.backbone.depth=101`; values are YAML.
+
+    Raises:
+        ConfigError: every problem of the file and the overrides, each with its place.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from error
+    except OSError as error:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        reason = error.strerror or str(error)
+        raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
+    return config_from_text(text, str(path), overrides, folder=path.parent)
+
+
+def config_from_text(
+    text: str, name: str, overrides: Sequence[str] = (), *, folder: str | Path | None = None
+) -> Config:
+    """Check YAML text, e.g. the config stored in a checkpoint.
+
+    Args:
+        name: what messages call the text.
+        folder: what plugin files are relative to; the current folder if None.
+    """
+    findings = Findings()
+    root = parse(text, name, findings)
+    for number, override in enumerate(overrides):
+        apply_override(root, override, number, findings)
+    register_builtin()
+    failures = [*load_installed(), *_load_plugins(root, Path(folder or "."), findings)]
+    plan = check(root, RunConfig, findings, hint="".join(f"; {failure}" for failure in failures))
+    findings.raise_any()
+    sections = _build_sections(plan)
+    return Config(model=plan["model"], **sections, plugins=tuple(plan["plugins"]), path=name, plan=plan)
+
+
+def _load_plugins(root: Node, folder: Path, findings: Findings) -> list[str]:
+    """Load what `plugins:` lists, and make its paths absolute; failures are noted, and returned as text."""
+    listed = root.value.get("plugins")
+    failures = []
+    for index, node in enumerate(listed.value if listed is not None and listed.is_list else ()):
+        if not isinstance(node.value, str):
+            continue  # the checker says so
+        # On the command line, paths are the shell's: relative to the current folder.
+        base = Path(".") if node.place.is_override else folder
+        try:
+            node.value = load_plugin(node.value, base)
+        except PluginError as error:
+            message = f"plugin '{node.value}' failed to import: {error}"
+            findings.add(node.place, f"plugins.{index}", message)
+            failures.append(message)
+    return failures
+
+
+def _build_sections(plan: Plan) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name in ("data", "train", "test"):
+        try:
+            section = plan[name]
+            sections[name] = section.build() if isinstance(section, Plan) else section
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return sections
