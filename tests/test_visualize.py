@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from toolbox.structures import Detections, Skeleton
-from toolbox.visualize import colour_of, decode_extent, draw_detections, grid, picture_scale
+from toolbox.visualize import colour_of, draw_detections, grid, picture_scale
 
 GREY = 120
 
@@ -30,37 +30,6 @@ def detections(boxes: list[list[float]], size: tuple[int, int], **fields) -> Det
         labels=fields.pop("labels", torch.zeros(count, dtype=torch.int64)),
         **fields,
     )
-
-
-@pytest.mark.parametrize("density", [0.02, 0.5, 0.98])
-def test_decode_extent_equals_pycocotools_inside_and_zero_outside(density: float) -> None:
-    random = np.random.default_rng(3)
-    for _ in range(40):
-        height, width = random.integers(1, 60, 2)
-        bitmap = random.random((height, width)) < density
-        decoded = decode_extent(encode(bitmap))
-        full = np.zeros((height, width), bool)
-        if decoded is not None:
-            crop, x, y = decoded
-            full[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
-            assert crop[0].any() and crop[-1].any() and crop[:, 0].any() and crop[:, -1].any()
-        assert np.array_equal(full, bitmap)
-
-
-def test_decode_extent_reads_uncompressed_runs_and_text_counts() -> None:
-    # 3 x 4, column-major runs: 4 zeros, 2 ones, 6 zeros = the lower two pixels of the second column
-    crop, x, y = decode_extent({"size": [3, 4], "counts": [4, 2, 6]})
-    assert (crop.tolist(), x, y) == ([[1], [1]], 1, 1)
-    bitmap = np.zeros((50, 40), bool)
-    bitmap[10:20, 5:30] = True
-    rle = encode(bitmap)
-    crop, x, y = decode_extent({"size": rle["size"], "counts": rle["counts"].decode()})
-    assert (crop.shape, x, y) == ((10, 25), 5, 10) and crop.all()
-
-
-def test_decode_extent_refuses_runs_of_another_size() -> None:
-    with pytest.raises(ValueError, match="12 pixels of a 5 x 4"):
-        decode_extent({"size": [5, 4], "counts": [4, 2, 6]})
 
 
 def test_only_pixels_inside_the_box_change_when_labels_are_off() -> None:

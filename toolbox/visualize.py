@@ -1,6 +1,6 @@
 """Draw detections and ground truth: masks, boxes, keypoints, labels.
 
-Masks are decoded and blended only inside their own extent, so that a hundred of them cost little more than their pixels.
+Masks are decoded and blended only inside their own extent: a hundred of them cost little more than their pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from toolbox.masks.rle import decode_box, read_counts
 from toolbox.structures import Detections, Skeleton
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def draw_detections(
         label, score = int(detections.labels[i]), float(detections.scores[i])
         text = f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}"
         keypoints = None if detections.keypoints is None else detections.keypoints[i].float().numpy()
-        mask = None if detections.masks is None else decode_extent(detections.masks[i])
+        mask = None if detections.masks is None else _decode(detections.masks[i])
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(detections.boxes[i].tolist(), colour, text, mask, keypoints, image, scale))
     return _draw(image, instances, skeleton, labels, scale)
@@ -96,7 +97,7 @@ def draw_sample(
         label = int(sample.labels[i])
         text = classes[label] + (" (crowd)" if sample.crowd[i] else "")
         keypoints = None if sample.keypoints is None else np.asarray(sample.keypoints[i], dtype=np.float32)
-        mask = None if sample.masks is None else decode_extent(sample.masks[i].to_rle(height, width))
+        mask = None if sample.masks is None else _decode(sample.masks[i].to_rle(height, width))
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(box, colour, text, mask, keypoints, sample.image, scale))
     return _draw(sample.image, instances, skeleton, labels, scale)
@@ -121,7 +122,7 @@ def grid(images: Sequence[Image], columns: int, *, gap: int = 4) -> Image:
 
 
 def picture_scale(height: int, width: int, *, target: int = 512) -> int:
-    """Whole factor that brings the short edge of a small image near `target`, so that labels can be read; 1 for others."""
+    """Whole factor that brings the short edge of a small image near `target`, so that its labels can be read."""
     short, long = min(height, width), max(height, width)
     return max(1, min(round(target / max(1, short)), 4 * target // max(1, long)))
 
@@ -135,51 +136,10 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def decode_extent(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int] | None:
-    """Decode a COCO RLE only inside the extent of its pixels.
-
-    Args:
-        rle: `{"size": [h, w], "counts": …}`, compressed (bytes or str) or a list of run lengths.
-
-    Returns:
-        (m, k) uint8 of 0 and 1, and the x and y of its first pixel in the image; None for an empty mask.
-    """
-    height, width = rle["size"]
-    runs = _run_lengths(rle["counts"])
-    ends = np.cumsum(runs)
-    if ends.size == 0 or int(ends[-1]) != height * width:
-        raise ValueError(f"RLE runs cover {int(ends[-1]) if ends.size else 0} pixels of a {height} x {width} mask")
-    filled = np.flatnonzero(runs[1::2]) * 2 + 1  # runs alternate 0, 1, 0, … in column-major order
-    if filled.size == 0:
-        return None
-    first, last = int(ends[filled[0] - 1]), int(ends[filled[-1]]) - 1
-    left, right = first // height, last // height + 1
-    edges = np.clip(ends, left * height, right * height)
-    lengths = np.diff(edges, prepend=left * height)
-    values = (np.arange(lengths.size) % 2).astype(np.uint8)
-    columns = np.repeat(values, lengths).reshape(right - left, height)
-    rows = np.flatnonzero(columns.any(axis=0))
-    top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return np.ascontiguousarray(columns[:, top:bottom].T), left, top
-
-
-def _run_lengths(counts: bytes | str | Sequence[int]) -> np.ndarray:
-    """COCO's compressed counts: 5 bits a character, differences to the run two before from the fourth run on."""
-    if not isinstance(counts, bytes | str):
-        return np.asarray(counts, dtype=np.int64)
-    codes = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    if codes.size == 0:
-        return codes
-    last = (codes & 0x20) == 0
-    starts = np.flatnonzero(np.concatenate(([True], last[:-1])))
-    sizes = np.diff(starts, append=codes.size)
-    place = np.arange(codes.size) - np.repeat(starts, sizes)
-    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
-    negative = (codes[last] & 0x10) != 0
-    values -= np.where(negative, np.int64(1) << (5 * sizes), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+def _decode(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int] | None:
+    """The set pixels of an RLE as (m, k) uint8 of 0 and 1, and x and y of the first; None for an empty mask."""
+    patch, x, y = decode_box(read_counts(rle), rle["size"][0])
+    return (patch, x, y) if patch.size else None
 
 
 def _check(image: Image, size: tuple[int, int]) -> None:
