@@ -4,8 +4,8 @@
     class BoundaryHead(nn.Module):
         def __init__(self, in_shape: RoIShape, num_classes: int, *, weight: float = 1.0) -> None: ...
 
-The key is the class name. A constructor takes the family's wired arguments (what the stage before provides, filled in by
-the builder, never written in YAML), then its settings, keyword-only, with a type and mostly with a default.
+The key is the class name. A constructor takes the family's wired arguments (what the stage before provides, filled in
+by the builder, never written in YAML), then its settings, keyword-only, with a type and mostly with a default.
 """
 
 from __future__ import annotations
@@ -58,13 +58,15 @@ class Registry:
         known = self._classes.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise RegistryError(
-                f"{self.family} '{name}' is already registered by {known.__module__}; rename the class in {cls.__module__}"
+                f"{self.family} '{name}' is already registered by {known.__module__}; "
+                f"rename the class in {cls.__module__}"
             )
         parameters = inspect.signature(cls).parameters
         hidden = [str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         if hidden:
             raise RegistryError(
-                f"{self.family} '{name}': constructor takes {', '.join(hidden)}; name every argument, so that YAML can be checked"
+                f"{self.family} '{name}': constructor takes {', '.join(hidden)}; "
+                f"name every argument, so that YAML can be checked"
             )
         missing = [argument for argument in self.wired if argument not in parameters]
         if missing:
@@ -115,7 +117,7 @@ ROI_EXTRACTORS = Registry("roi_extractor", wired=("in_features",))
 BOX_HEADS = Registry("box_head", wired=("in_shape", "num_classes"))
 INSTANCE_HEADS = Registry("instance_head", wired=("in_shape", "num_classes"), offered=("skeleton",))
 ROI_STAGES = Registry("roi_stage", wired=("in_shape",))
-DETECTORS = Registry("detector")
+DETECTORS = Registry("detector", offered=("num_classes", "test", "skeleton"))
 LOSSES = Registry("loss")
 SAMPLERS = Registry("sampler")
 DATASETS = Registry("dataset")

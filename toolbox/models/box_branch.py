@@ -129,9 +129,7 @@ class BoxBranch(nn.Module):
         labels = torch.arange(self.num_classes, device=boxes.device).repeat(shape[1]).expand_as(scores)
         sides = boxes[..., 2:] - boxes[..., :2]
         usable = (scores > self.test.score_threshold) & (sides > 0).all(dim=-1)
-        index, valid = batched_nms(
-            boxes, scores, labels, usable, iou=self.test.nms, keep=self.test.detections
-        )
+        index, valid = batched_nms(boxes, scores, labels, usable, iou=self.test.nms, keep=self.test.detections)
         return DetectionBatch(
             boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None],
             scores=scores.gather(1, index) * valid,

@@ -1,8 +1,8 @@
 """The families' protocols: the one page to read before writing a plugin.
 
-A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired), states what
-it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on `self.training` outside norm and
-dropout layers.
+A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired),
+states what it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on
+`self.training` outside norm and dropout layers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RPNHead(Protocol):
     """Objectness and box deltas of every anchor: `__init__(in_channels, num_anchors, *, settings…)`."""
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W), each anchor's 4 adjacent."""
+        """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W), an anchor's adjacent."""
         ...
 
 
@@ -105,7 +105,7 @@ class BoxHead(Protocol):
 
 @INSTANCE_HEADS.interface
 class InstanceHead(Protocol):
-    """One task per detected object (mask, keypoints, a task of your own): `__init__(in_shape, num_classes, *, settings…)`.
+    """One task per detected object (mask, keypoints, your own): `__init__(in_shape, num_classes, *, settings…)`.
 
     A head that needs the joints also takes `skeleton: Skeleton`.
     """
@@ -119,7 +119,7 @@ class InstanceHead(Protocol):
         ...
 
     def predict(self, prediction: Tensor, labels: Tensor) -> Tensor:
-        """Raw prediction (R, …) and predicted classes (R,) → what is kept per detection (R, …), fixed shape, on the device."""
+        """Raw prediction (R, …) and predicted classes (R,) → what is kept per detection (R, …), on the device."""
         ...
 
     def to_image(self, values: Tensor, boxes: Tensor, height: int, width: int) -> Mapping[str, Any]:
@@ -147,5 +147,3 @@ class Sampler(Protocol):
     def sample(self, foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, R) bool candidates → index (N, S), valid (N, S), foreground (N, S); foreground rows first."""
         ...
-
-

@@ -38,9 +38,7 @@ class Preprocess(nn.Module):
     ) -> ImageBatch:
         """Images (3, h, w) uint8 of different sizes → (N, 3, H, W), top left aligned, zero on padding."""
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = (
-            -(-max(size[axis] for size in sizes) // self.divisor) * self.divisor for axis in range(2)
-        )
+        height, width = (-(-max(size[axis] for size in sizes) // self.divisor) * self.divisor for axis in range(2))
         device = self.factor.device
         channels = self.factor.shape[0]
         tensor = torch.zeros(len(images), channels, height, width, device=device, dtype=self.factor.dtype)

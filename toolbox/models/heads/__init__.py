@@ -1,0 +1,6 @@
+"""Box and instance heads."""
+
+from toolbox.models.heads.box import ConvFCBoxHead, TwoFCBoxHead
+from toolbox.models.heads.mask import FCNMaskHead
+
+__all__ = ["ConvFCBoxHead", "FCNMaskHead", "TwoFCBoxHead"]

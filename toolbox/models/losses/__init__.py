@@ -34,7 +34,7 @@ class BinaryCrossEntropy(nn.Module):
 
 @LOSSES.register
 class SmoothL1(nn.Module):
-    """Quadratic below `beta`, linear above (Fast R-CNN, arXiv:1504.08083, equation 3): any equal shape → the same shape."""
+    """Quadratic below `beta`, linear above (Fast R-CNN, arXiv:1504.08083, equation 3): equal shapes → that shape."""
 
     def __init__(self, *, beta: float = 1.0, weight: float = 1.0) -> None:
         super().__init__()

@@ -1,0 +1,5 @@
+"""Necks."""
+
+from toolbox.models.necks.fpn import FPN
+
+__all__ = ["FPN"]

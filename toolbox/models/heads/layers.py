@@ -1,0 +1,44 @@
+"""Convolution stacks that heads share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+Norm = Literal["none", "bn", "gn"]
+
+
+def conv_stack(in_channels: int, channels: int, count: int, norm: Norm = "none", dilation: int = 1) -> nn.Sequential:
+    """`count` times 3×3 convolution, norm, ReLU at constant resolution, Kaiming-initialised."""
+    layers: list[nn.Module] = []
+    for index in range(count):
+        source = channels if index else in_channels
+        layers.append(nn.Conv2d(source, channels, 3, padding=dilation, dilation=dilation, bias=norm == "none"))
+        layers += norm_layer(norm, channels)
+        layers.append(nn.ReLU(inplace=True))
+    stack = nn.Sequential(*layers)
+    init_kaiming(stack)
+    return stack
+
+
+def norm_layer(norm: Norm, channels: int) -> list[nn.Module]:
+    """The layer in a list, which is empty for `"none"`."""
+    if norm == "gn":
+        return [group_norm(channels)]
+    return [nn.BatchNorm2d(channels)] if norm == "bn" else []
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 32 groups, or the largest divisor below for odd widths (Wu & He, arXiv:1803.08494)."""
+    groups = next(count for count in range(min(32, channels), 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def init_kaiming(module: nn.Module) -> None:
+    """Kaiming-normal (fan out) weights and zero biases for every convolution inside."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,85 @@
+"""Feature pyramid (Lin et al., *Feature Pyramid Networks for Object Detection*, arXiv:1612.03144)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from toolbox.models.heads.layers import Norm, norm_layer
+from toolbox.registry import NECKS
+from toolbox.structures import FeatureSpec
+
+
+@NECKS.register
+class FPN(nn.Module):
+    """Top-down pathway with lateral connections: c2 … c5 → p2 … p5, and coarser levels on top.
+
+    Args:
+        in_features: the backbone's maps, each of twice the stride before it; a map `c3` becomes `p3`.
+        out_channels: C of every level.
+        extra: levels above the last: `pool` subsamples it (p6, for the RPN), `conv` convolves it, `none` adds none.
+        extra_levels: how many.
+        norm: norm after each lateral and output convolution.
+    """
+
+    def __init__(
+        self,
+        in_features: Mapping[str, FeatureSpec],
+        *,
+        out_channels: int = 256,
+        extra: Literal["pool", "conv", "none"] = "pool",
+        extra_levels: int = 1,
+        norm: Norm = "none",
+    ) -> None:
+        super().__init__()
+        strides = [spec.stride for spec in in_features.values()]
+        if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+            raise ValueError(f"FPN needs maps whose strides double from one to the next, got {dict(in_features)}")
+        first = strides[0].bit_length() - 1
+        self.names = {name: f"p{first + level}" for level, name in enumerate(in_features)}
+        self.extra = extra
+        self.extra_names = [f"p{first + len(strides) + i}" for i in range(0 if extra == "none" else extra_levels)]
+        self.lateral = nn.ModuleDict(
+            {name: _convolution(spec.channels, out_channels, 1, norm) for name, spec in in_features.items()}
+        )
+        self.output = nn.ModuleDict(
+            {level: _convolution(out_channels, out_channels, 3, norm) for level in self.names.values()}
+        )
+        if extra == "conv":
+            self.extra_convolutions = nn.ModuleDict(
+                {level: nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1) for level in self.extra_names}
+            )
+        levels = [*self.names.values(), *self.extra_names]
+        self.out_features = {
+            level: FeatureSpec(out_channels, strides[0] * 2**index) for index, level in enumerate(levels)
+        }
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Backbone maps (N, C_level, H, W) → pyramid maps (N, C, H, W), finest first."""
+        out: dict[str, Tensor] = {}
+        top: Tensor | None = None
+        for name, level in reversed(self.names.items()):
+            lateral = self.lateral[name](features[name])
+            if top is not None:
+                lateral = lateral + F.interpolate(top, size=lateral.shape[-2:], mode="nearest")
+            top = lateral
+            out[level] = self.output[level](lateral)
+        out = dict(reversed(out.items()))
+        last = out[next(reversed(out))]
+        for level in self.extra_names:
+            last = self.extra_convolutions[level](last) if self.extra == "conv" else last[..., ::2, ::2]
+            out[level] = last
+        return out
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int, norm: Norm) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
+    return nn.Sequential(convolution, *norm_layer(norm, out_channels))
