@@ -7,8 +7,10 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from toolbox.data.interfaces import Sample
+from toolbox.masks import BitmapMask, PolygonMask
 from toolbox.structures import Detections, Skeleton
-from toolbox.visualize import colour_of, draw_detections, grid, picture_scale
+from toolbox.visualize import colour_of, draw_detections, draw_sample, grid, picture_scale
 
 GREY = 120
 
@@ -95,6 +97,26 @@ def test_limbs_join_only_joints_that_are_there() -> None:
     picture = draw_detections(grey(100, 100), found, ["bee", "ant"], skeleton=skeleton, labels=False)
     assert tuple(picture[40, 20]) == colour_of(0)
     assert tuple(picture[60, 50]) == (GREY,) * 3
+
+
+def test_ground_truth_is_drawn_from_polygons_and_bitmaps_with_crowds_marked() -> None:
+    bitmap = np.zeros((60, 80), np.uint8)
+    bitmap[30:50, 40:70] = 1
+    sample = Sample(
+        image=grey(60, 80),
+        boxes=np.array([[10, 10, 30, 25], [40, 30, 70, 50]], np.float32),
+        labels=np.array([0, 1]),
+        crowd=np.array([False, True]),
+        area=np.array([300, 600], np.float32),
+        masks=[PolygonMask([[(10, 10), (30, 10), (30, 25), (10, 25)]]), BitmapMask.from_rle(encode(bitmap))],
+    )
+    picture = draw_sample(sample, ["cell", "clump"], labels=False)
+    changed = (picture != GREY).any(axis=2)
+    expected = bitmap.astype(bool)
+    expected[10:25, 10:30] = True
+    assert np.array_equal(changed, expected)
+    labelled = draw_sample(sample, ["cell", "clump"])
+    assert (labelled != picture).any()
 
 
 def test_scale_enlarges_boxes_and_masks_with_the_picture() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from toolbox.masks import Mask
 from toolbox.masks.rle import decode_box, read_counts
 from toolbox.structures import Detections, Skeleton
 
@@ -97,7 +98,7 @@ def draw_sample(
         label = int(sample.labels[i])
         text = classes[label] + (" (crowd)" if sample.crowd[i] else "")
         keypoints = None if sample.keypoints is None else np.asarray(sample.keypoints[i], dtype=np.float32)
-        mask = None if sample.masks is None else _decode(sample.masks[i].to_rle(height, width))
+        mask = None if sample.masks is None else _fill(sample.masks[i], _pixel_box(box, height, width))
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(box, colour, text, mask, keypoints, sample.image, scale))
     return _draw(sample.image, instances, skeleton, labels, scale)
@@ -142,6 +143,21 @@ def _decode(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int] | None:
     return (patch, x, y) if patch.size else None
 
 
+def _fill(mask: Mask, box: tuple[int, int, int, int]) -> tuple[np.ndarray, int, int]:
+    """A ground-truth mask inside a box of whole pixels."""
+    x1, y1, x2, y2 = box
+    pixels = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    mask.fill(box, pixels)
+    return pixels, x1, y1
+
+
+def _pixel_box(box: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+    """The pixels that a box touches, at least one, inside the image."""
+    x1, y1 = min(max(int(np.floor(box[0])), 0), width - 1), min(max(int(np.floor(box[1])), 0), height - 1)
+    x2, y2 = max(min(int(np.ceil(box[2])), width), x1 + 1), max(min(int(np.ceil(box[3])), height), y1 + 1)
+    return x1, y1, x2, y2
+
+
 def _check(image: Image, size: tuple[int, int]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be (h, w, 3) uint8 RGB, got {image.shape} {image.dtype}")
@@ -159,15 +175,13 @@ def _instance(
     scale: int,
 ) -> _Instance:
     """Bring one object from image pixels to pixels of the picture."""
-    height, width = image.shape[:2]
-    x1, y1 = min(max(int(np.floor(box[0])), 0), width - 1), min(max(int(np.floor(box[1])), 0), height - 1)
-    x2, y2 = max(min(int(np.ceil(box[2])), width), x1 + 1), max(min(int(np.ceil(box[3])), height), y1 + 1)
+    x1, y1, x2, y2 = (side * scale for side in _pixel_box(box, *image.shape[:2]))
     if mask is not None and scale > 1:
         mask = (mask[0].repeat(scale, axis=0).repeat(scale, axis=1), mask[1] * scale, mask[2] * scale)
     joints = None
     if keypoints is not None:
         joints = np.column_stack([keypoints[:, :2] * scale, keypoints[:, 2] > 0])
-    return _Instance((x1 * scale, y1 * scale, x2 * scale, y2 * scale), colour, label, mask, joints)
+    return _Instance((x1, y1, x2, y2), colour, label, mask, joints)
 
 
 def _draw(image: Image, instances: list[_Instance], skeleton: Skeleton | None, labels: bool, scale: int) -> Image:
