@@ -1,0 +1,170 @@
+"""Optimizers, parameter groups and learning-rate schedules.
+
+The optimizers are torch's own, with every argument named so that YAML can be checked. A schedule is a pure function of the
+step, so that a resumed run has nothing to restore.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from toolbox.errors import ConfigError, Problem
+from toolbox.registry import OPTIMIZERS, SCHEDULES
+
+Params = Iterable[Any]  # tensors, or torch's parameter groups
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm)
+
+
+@OPTIMIZERS.register
+class SGD(torch.optim.SGD):
+    """Stochastic gradient descent with momentum: what the R-CNN papers train with."""
+
+    def __init__(
+        self, params: Params, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-4, nesterov: bool = False
+    ) -> None:
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+
+@OPTIMIZERS.register
+class Adam(torch.optim.Adam):
+    """Adam; its weight decay is added to the gradient, see AdamW."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+
+
+@OPTIMIZERS.register
+class AdamW(torch.optim.AdamW):
+    """Adam with decoupled weight decay: what transformer backbones want."""
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.05,
+    ) -> None:
+        super().__init__(params, lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+
+
+def parameter_groups(
+    model: nn.Module, *, decay_norms: bool = False, decay_biases: bool = False
+) -> list[dict[str, Any]]:
+    """The trainable parameters, those without weight decay in a group of their own.
+
+    Args:
+        model: only its parameters that require a gradient are returned, each once.
+        decay_norms: decay the weights and biases of normalisation layers, and other scales of one dimension.
+        decay_biases: decay the biases of all other layers.
+    """
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            is_bias = name.endswith("bias") and not isinstance(module, _NORMS)
+            is_norm = isinstance(module, _NORMS) or (parameter.ndim <= 1 and not is_bias)
+            keeps = decay_biases if is_bias else decay_norms if is_norm else True
+            (decayed if keeps else plain).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+@SCHEDULES.register
+@dataclass(frozen=True)
+class MultiStep:
+    """Drop the learning rate at milestones, after a linear warm-up.
+
+    Attributes:
+        steps: length of the run.
+        milestones: where to drop; a number below 1 is a fraction of the run, else a step.
+        gamma: factor of each drop.
+        warmup_steps: length of the warm-up; by default a tenth of the run, at most 1000 steps.
+        warmup_factor: factor at step 0.
+    """
+
+    steps: int
+    _: KW_ONLY
+    milestones: Sequence[float] = (0.75, 0.92)
+    gamma: float = 0.1
+    warmup_steps: int | None = None
+    warmup_factor: float = 0.001
+
+    def __post_init__(self) -> None:
+        at = self.drops()
+        if any(m < 0 for m in self.milestones) or list(at) != sorted(set(at)):
+            raise ConfigError(
+                [
+                    Problem(
+                        "",
+                        "train.schedule.milestones",
+                        f"got {list(self.milestones)}, which are the steps {list(at)} of {self.steps}; "
+                        "expected growing steps, or fractions of the run below 1",
+                    )
+                ]
+            )
+
+    def drops(self) -> tuple[int, ...]:
+        """The milestones as steps."""
+        return tuple(round(m * self.steps) if m < 1 else int(m) for m in self.milestones)
+
+    def __call__(self, step: int) -> float:
+        """Factor on the base learning rate for the optimizer step number `step`, from 0."""
+        factor = self.gamma ** sum(step >= drop for drop in self.drops())
+        return factor * _warmup(step, self.steps, self.warmup_steps, self.warmup_factor)
+
+
+@SCHEDULES.register
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from 1 to `final`, after a linear warm-up.
+
+    Attributes:
+        steps: length of the run.
+        final: factor at the end.
+        warmup_steps: length of the warm-up; by default a tenth of the run, at most 1000 steps.
+        warmup_factor: factor at step 0.
+    """
+
+    steps: int
+    _: KW_ONLY
+    final: float = 0.0
+    warmup_steps: int | None = None
+    warmup_factor: float = 0.001
+
+    def __call__(self, step: int) -> float:
+        """Factor on the base learning rate for the optimizer step number `step`, from 0."""
+        start = _warmup_length(self.steps, self.warmup_steps)
+        if step < start:
+            return _warmup(step, self.steps, self.warmup_steps, self.warmup_factor)
+        done = min(1.0, (step - start) / max(1, self.steps - start))
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _warmup_length(steps: int, warmup_steps: int | None) -> int:
+    return min(1000, steps // 10) if warmup_steps is None else warmup_steps
+
+
+def _warmup(step: int, steps: int, warmup_steps: int | None, warmup_factor: float) -> float:
+    length = _warmup_length(steps, warmup_steps)
+    return 1.0 if step >= length else warmup_factor + (1 - warmup_factor) * step / length

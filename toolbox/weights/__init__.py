@@ -1,0 +1,9 @@
+"""Weight files: safetensors with metadata, and putting tensors into a model."""
+
+from __future__ import annotations
+
+from toolbox.weights.atomic import replacing
+from toolbox.weights.files import load_model, save_model
+from toolbox.weights.loading import load_weights
+
+__all__ = ["load_model", "load_weights", "replacing", "save_model"]

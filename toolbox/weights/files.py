@@ -1,0 +1,68 @@
+"""A trained model in one file: safetensors, with what is needed to use it again in the metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from toolbox.errors import CheckpointError
+from toolbox.weights.atomic import replacing
+
+
+def save_model(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors and metadata to `path`, atomically.
+
+    Args:
+        path: the file, usually `model.safetensors`.
+        state_dict: name → tensor, on any device; tensors that share memory are written once per name.
+        metadata: text by name, e.g. the config as YAML.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state_dict.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        # safetensors refuses shared memory; tied weights are tied again by the module that loads them
+        tensors[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"format": "pt", **metadata})
+
+
+def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_model` wrote.
+
+    Returns:
+        Name → tensor on the CPU, and the metadata (without safetensors' own `format`).
+
+    Raises:
+        CheckpointError: there is no such file, or it is not (or not wholly) a safetensors file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}; expected a .safetensors file (a run folder holds model.safetensors)")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {_diagnosis(path, error)}") from None
+    metadata.pop("format", None)
+    return tensors, metadata
+
+
+def _diagnosis(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(8)
+    if not start:
+        return "the file is empty; copy or train it again"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        return (
+            "this is a PyTorch pickle (.pt, .pth), not a safetensors file; convert it with safetensors.torch.save_file"
+        )
+    return f"not a whole safetensors file ({error}); it may be truncated: compare its size with the original's and copy it again"
