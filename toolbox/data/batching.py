@@ -1,0 +1,64 @@
+"""Which images make up which batch: a function of (seed, sizes, batch size) and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+Key = tuple[int, int]  # epoch, image index
+
+
+def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
+    """Order (length,) of the images in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+def global_batches(upright: np.ndarray, size: int, seed: int) -> Iterator[list[Key]]:
+    """Endless batches of `size` keys, over all ranks.
+
+    Every image comes exactly once per epoch. Portrait and landscape images go to different batches, as padding costs
+    time and memory; what is left of both at the end of an epoch shares a batch, and what does not fill one opens the
+    next epoch.
+
+    Args:
+        upright: (I,) bool, portrait images; all False for no grouping.
+        size: images per batch.
+        seed: of the order.
+    """
+    carried = np.zeros((0, 2), dtype=np.int64)
+    epoch = 0
+    while True:
+        order = permutation(len(upright), seed, epoch)
+        fresh = np.stack([np.full_like(order, epoch), order], axis=1)
+        batches, carried = _epoch_batches(carried, fresh, upright, size)
+        for batch in batches:
+            yield [(int(e), int(i)) for e, i in batch]
+        epoch += 1
+
+
+def _epoch_batches(
+    carried: np.ndarray, fresh: np.ndarray, upright: np.ndarray, size: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Batches (size, 2) of one epoch, and the keys (fewer than `size`, 2) that did not fill one."""
+    batches = []
+    if len(carried):
+        # The leftovers go first, so that none waits longer than an epoch, with company of their own kind if there is
+        # enough.
+        kind = upright[carried[:, 1]].mean() > 0.5
+        alike_first = np.argsort(upright[fresh[:, 1]] != kind, kind="stable")
+        chosen = np.sort(alike_first[: size - len(carried)])
+        first = np.concatenate([carried, fresh[chosen]])
+        fresh = np.delete(fresh, chosen, axis=0)
+        if len(first) < size:
+            return [], first
+        batches.append(first)
+    groups = [np.flatnonzero(upright[fresh[:, 1]] == kind) for kind in (False, True)]
+    full = [rows for group in groups for rows in np.split(group, range(size, len(group), size)) if len(rows) == size]
+    # In the order in which a reader of the epoch would have filled them.
+    batches += [fresh[rows] for rows in sorted(full, key=lambda rows: rows[-1])]
+    left = np.sort(np.concatenate([group[len(group) - len(group) % size :] for group in groups]))
+    if len(left) >= size:
+        batches.append(fresh[left[:size]])
+        left = left[size:]
+    return batches, fresh[left]

@@ -1,0 +1,176 @@
+"""Data sets in COCO's JSON format: instances and keypoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolbox.data.coco_index import Bad, CocoIndex, CocoParser, read_coco_json
+from toolbox.data.images import read_image
+from toolbox.data.interfaces import Sample
+from toolbox.data.skeletons import skeleton_of
+from toolbox.errors import DataError, did_you_mean
+from toolbox.masks import Mask, mask_from_coco
+from toolbox.registry import DATASETS
+
+logger = logging.getLogger("toolbox")
+
+
+@DATASETS.register
+class CocoDataset:
+    """Images of a folder with the objects of a COCO JSON file: polygons, RLE of either kind, crowds, keypoints.
+
+    Category ids may be any numbers: labels count from 0 in the order of the ids, or in the order of `classes`.
+
+    Args:
+        images: folder of the image files.
+        annotations: the JSON file.
+        classes: category names to keep; all by default.
+        skip_empty: leave out images with no object, or with crowds only.
+        bad: a box that sticks out of its image by more than a pixel is cut to it (`clip`), or its object left out
+            (`drop`), or it is an error (`error`); one with no area in the image is left out, or an error.  An object
+            without a mask where others have one is an error unless `drop`.
+        masks: read the segmentations, where there are any.
+        keypoints: read the keypoints, where there are any.
+        sigmas: OKS sigma of each joint, where the file has none and the joints are not COCO's.
+    """
+
+    def __init__(
+        self,
+        *,
+        images: Path,
+        annotations: Path,
+        classes: list[str] | None = None,
+        skip_empty: bool = False,
+        bad: Bad = "clip",
+        masks: bool = True,
+        keypoints: bool = True,
+        sigmas: list[float] | None = None,
+    ) -> None:
+        self.folder = Path(images)
+        self.file = Path(annotations)
+        if bad not in ("drop", "clip", "error"):
+            raise ValueError(f"bad is 'drop', 'clip' or 'error', not '{bad}'")
+        content = read_coco_json(self.file)
+        chosen = _chosen_categories(content["categories"], classes, self.file)
+        self.classes = tuple(str(category["name"]) for category in chosen)
+        self.category_ids = tuple(int(category["id"]) for category in chosen)
+        self.skeleton = skeleton_of(chosen, str(self.file), sigmas) if keypoints else None
+        labels: dict[int, int | None] = {category["id"]: None for category in content["categories"]}
+        labels.update({category_id: label for label, category_id in enumerate(self.category_ids)})
+        joints = len(self.skeleton.names) if self.skeleton else None
+        parser = CocoParser(self.file, labels, joints=joints, masks=masks, bad=bad)
+        self.index: CocoIndex = parser.parse(content, skip_empty=skip_empty)
+        _check_files(self.folder, self.index)
+
+    def __len__(self) -> int:
+        return len(self.index.files)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width as the file declares them."""
+        height, width = self.index.sizes[index]
+        return int(height), int(width)
+
+    def load(self, index: int) -> Sample:
+        """One image with its objects.
+
+        Raises:
+            DataError: the image cannot be read or has another size than declared, or a mask cannot be decoded.
+        """
+        known = self.index
+        rows = slice(known.starts[index], known.starts[index + 1])
+        return Sample(
+            image=read_image(self.folder / known.files[index], self.size(index)),
+            boxes=known.boxes[rows].copy(),
+            labels=known.labels[rows].copy(),
+            crowd=known.crowd[rows].copy(),
+            area=known.area[rows].copy(),
+            masks=self._masks(index),
+            keypoints=None if known.keypoints is None else known.keypoints[rows].copy(),
+            image_id=int(known.image_ids[index]),
+        )
+
+    def _masks(self, index: int) -> list[Mask] | None:
+        store = self.index.segmentations
+        if store is None:
+            return None
+        height, width = self.size(index)
+        masks: list[Mask] = []
+        for row in range(self.index.starts[index], self.index.starts[index + 1]):
+            try:
+                masks.append(mask_from_coco(store.get(row, height, width), height, width))
+            except ValueError as error:
+                name = self.index.annotation_ids[row]
+                raise DataError(
+                    f"{self.file}: annotation {name}: {error}; correct it, or set 'masks: false'"
+                ) from error
+        return masks
+
+    def ground_truth(self) -> dict[str, Any]:
+        """The file's own records, of the images, objects and classes that this data set holds.
+
+        They are read from the file again: the evaluator wants them exactly as they are, and training need not keep
+        them.
+        """
+        content = read_coco_json(self.file)
+        image_ids = set(self.index.image_ids.tolist())
+        annotation_ids = set(self.index.annotation_ids.tolist())
+        by_id = {category["id"]: category for category in content["categories"]}
+        return {
+            "info": content.get("info", {}),
+            "images": [image for image in content["images"] if image["id"] in image_ids],
+            "annotations": [
+                {"iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3], **record}
+                for record in content["annotations"]
+                if record["id"] in annotation_ids and record["image_id"] in image_ids
+            ],
+            "categories": [by_id[category_id] for category_id in self.category_ids],
+        }
+
+
+def _chosen_categories(
+    categories: Sequence[Mapping[str, Any]], classes: Sequence[str] | None, file: Path
+) -> list[Mapping[str, Any]]:
+    """The categories in order of their labels."""
+    for category in categories:
+        if not isinstance(category.get("id"), int) or "name" not in category:
+            raise DataError(f"{file}: category {dict(category)} lacks a whole-number id or a name")
+    for key in ("id", "name"):
+        values = [category[key] for category in categories]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise DataError(f"{file}: two categories have the {key} {twice!r}; they must differ")
+    if not categories:
+        raise DataError(f"{file}: no categories; a detector needs at least one class")
+    if classes is None:
+        return sorted(categories, key=lambda category: category["id"])
+    if not classes or len(set(classes)) < len(classes):
+        raise DataError(f"{file}: 'classes' is {list(classes)}; name each class once, or leave it out for all")
+    by_name = {str(category["name"]): category for category in categories}
+    unknown = [name for name in classes if name not in by_name]
+    if unknown:
+        known = ", ".join(by_name)
+        raise DataError(f"{file}: no category '{unknown[0]}'{did_you_mean(unknown[0], by_name)} (categories: {known})")
+    return [by_name[name] for name in classes]
+
+
+def _check_files(folder: Path, index: CocoIndex) -> None:
+    """Find missing images now, by one listing of each folder, rather than hours into a run."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; 'images' is the folder of the image files")
+    listings: dict[Path, set[str]] = {}
+    missing = []
+    for name, image_id in zip(index.files, index.image_ids, strict=True):
+        path = folder / name
+        if path.parent not in listings:
+            listings[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+        if path.name not in listings[path.parent]:
+            missing.append(f"{name} (image id {image_id})")
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} of {len(index.files)} images are missing, e.g. {', '.join(missing[:3])}; "
+            f"check 'images', or take them out of the annotation file"
+        )

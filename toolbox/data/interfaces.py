@@ -1,0 +1,129 @@
+"""What data sets and augmentations look like: the page to read before writing one.
+
+Arrays are numpy on the host; G objects in an image, J joints. Boxes are float32 x1 y1 x2 y2 in pixels, pixel i covers
+[i, i + 1). Matrices are (2, 3) float64, act on column vectors (x, y, 1) and map source pixels to target pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from toolbox.masks import Mask
+from toolbox.registry import DATASETS, TRANSFORMS
+from toolbox.structures import Skeleton
+
+PixelEdit = Callable[[np.ndarray], np.ndarray]
+
+IMAGENET_GREY = (124, 116, 104)  # close to zero once normalised
+
+
+@dataclass
+class Sample:
+    """One image with its objects.
+
+    Attributes:
+        image: (h, w, 3) uint8, RGB.
+        boxes: (G, 4) float32.
+        labels: (G,) int64, 0 … K-1.
+        crowd: (G,) bool, regions that hold several objects.
+        area: (G,) float32, object area in pixels of `image`.
+        masks: G masks, or None when the data set has none.
+        keypoints: (G, J, 3) float32, x y visibility, or None when the data set has none.
+        image_id: the data set's id.
+        original_size: height and width before resizing; None while `image` has its own size.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+    masks: list[Mask] | None = None
+    keypoints: np.ndarray | None = None
+    image_id: int = 0
+    original_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image is (h, w, 3) uint8, not {self.image.shape} {self.image.dtype}")
+        count = len(self.boxes)
+        for name in ("labels", "crowd", "area", "masks", "keypoints"):
+            value = getattr(self, name)
+            if value is not None and len(value) != count:
+                raise ValueError(f"{name} has {len(value)} entries for {count} boxes")
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@DATASETS.interface
+class Dataset(Protocol):
+    """Images with objects: `__init__(*, settings…)`.
+
+    It is copied to the loader's workers, so it must pickle, and it keeps no random state: `load(i)` is the same each
+    time.
+    """
+
+    classes: tuple[str, ...]  # label → name
+    category_ids: tuple[int, ...]  # label → id in the data set's own files
+    skeleton: Skeleton | None
+
+    def __len__(self) -> int: ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Height and width of an image, without decoding it."""
+        ...
+
+    def load(self, index: int) -> Sample:
+        """One image with its objects."""
+        ...
+
+    def ground_truth(self) -> dict[str, Any]:
+        """All objects as a COCO dict, for the evaluator; category and image ids are the original ones."""
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image will be seen: one map from its pixels to a canvas, then edits of the canvas's colours.
+
+    Augmentations add to it and nothing is computed until `render` reads the pixels once.
+
+    Attributes:
+        height: of the canvas.
+        width: of the canvas.
+        matrix: (2, 3), source pixels to canvas pixels.
+        fill: RGB where the canvas lies outside the image.
+        edits: applied to the canvas in order, each (h, w, 3) uint8 to the same.
+    """
+
+    height: int
+    width: int
+    matrix: np.ndarray = field(default_factory=lambda: np.eye(2, 3))
+    fill: tuple[int, int, int] = IMAGENET_GREY
+    edits: tuple[PixelEdit, ...] = ()
+
+    def moved(self, matrix: np.ndarray, height: int, width: int, *, fill: tuple[int, int, int] | None = None) -> View:
+        """Follow the map so far with `matrix`, onto a new canvas."""
+        composed = matrix[:, :2] @ self.matrix
+        composed[:, 2] += matrix[:, 2]
+        return replace(self, matrix=composed, height=height, width=width, fill=fill or self.fill)
+
+    def edited(self, edit: PixelEdit) -> View:
+        """Follow the edits so far with `edit`."""
+        return replace(self, edits=(*self.edits, edit))
+
+
+@TRANSFORMS.interface
+class Transform(Protocol):
+    """A random augmentation: `__init__(*, settings…)`.
+
+    It sees the view, not the pixels: it draws from `rng` and returns the view moved (geometry), edited (colours), or as
+    it was. Boxes, masks and keypoints follow the view's map by themselves.
+    """
+
+    def __call__(self, view: View, rng: np.random.Generator) -> View: ...

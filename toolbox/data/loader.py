@@ -1,0 +1,234 @@
+"""Loaders: samples → augmented, resized, collated batches, the same for any number of workers and after any restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from toolbox.data.batching import Key, global_batches
+from toolbox.data.geometry import apply_view, scaling
+from toolbox.data.interfaces import Dataset, Sample, Transform, View
+from toolbox.data.resize import Resize
+from toolbox.errors import ToolboxError
+from toolbox.masks import InstanceMasks
+from toolbox.structures import Batch, Targets
+
+
+class Loader:
+    """An iterable of batches. Each iteration starts at the same step and gives the same batches."""
+
+    def __init__(self, loader: DataLoader[Any], steps: int | None) -> None:
+        self._loader = loader
+        self._steps = steps
+
+    def __len__(self) -> int:
+        if self._steps is None:
+            raise TypeError("a training loader without 'steps' is endless")
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            # Workers hand wrong input over as a value: raised there, its message would be wrapped in the worker's
+            # traceback.
+            if isinstance(batch, ToolboxError):
+                raise batch
+            yield batch
+
+
+def training_loader(
+    dataset: Dataset,
+    *,
+    resize: Resize | None,
+    transforms: Sequence[Transform] = (),
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    steps: int | None = None,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    group_aspect: bool = True,
+    min_visible: float = 0.1,
+    pin_memory: bool = False,
+) -> Loader:
+    """Batches of augmented images in an order that depends on the seed alone.
+
+    A step is one batch on each rank: batches of batch × world images are composed first and then cut by rank.
+    Augmentation draws from a generator keyed by (seed, epoch, image index). So batch `start_step` here is that of a run
+    from 0.
+
+    Args:
+        dataset: images and objects.
+        resize: network size, before the transforms; None keeps the image's own.
+        transforms: augmentations in order.
+        batch: images per step on this rank.
+        seed: of order and augmentation.
+        start_step: first step, after a restart.
+        steps: last step + 1, counted from the start of the run; None for no end.
+        workers: processes; 0 loads in this one.
+        rank: of this process.
+        world: number of processes.
+        group_aspect: keep portrait and landscape images in different batches where possible.
+        min_visible: an object keeps its place while at least this part of its box is on the canvas.
+        pin_memory: for faster copies to a GPU.
+    """
+    if batch < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
+    source = _Source(dataset, resize, tuple(transforms), seed, min_visible)
+    batches = _TrainingBatches(dataset, batch, seed, start_step, steps, rank, world, group_aspect)
+    left = None if steps is None else max(0, steps - start_step)
+    return Loader(_data_loader(source, batches, workers, seed, pin_memory), left)
+
+
+def evaluation_loader(
+    dataset: Dataset,
+    *,
+    resize: Resize | None,
+    batch: int = 1,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
+) -> Loader:
+    """All images in order, each once, not augmented; ranks take turns by image, the last batch may be smaller."""
+    if batch < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
+    mine = range(rank, len(dataset), world)
+    batches = [[(0, i) for i in mine[start : start + batch]] for start in range(0, len(mine), batch)]
+    source = _Source(dataset, resize, None, 0, 0.0)
+    return Loader(_data_loader(source, batches, workers, 0, pin_memory), len(batches))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples to a batch: images as tensors, objects padded to the most in an image (none at all gives G = 0)."""
+    counts = [len(sample) for sample in samples]
+    shape = (len(samples), max(counts, default=0))
+
+    def padded(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
+        out = torch.zeros((*shape, *arrays[0].shape[1:]), dtype=dtype)
+        for row, array in zip(out, arrays, strict=True):
+            row[: len(array)] = torch.from_numpy(np.ascontiguousarray(array))
+        return out
+
+    keypoints = [sample.keypoints for sample in samples]
+    masks = [sample.masks for sample in samples]
+    targets = Targets(
+        boxes=padded([sample.boxes for sample in samples], torch.float32),
+        labels=padded([sample.labels for sample in samples], torch.int64),
+        valid=padded([np.ones(count, dtype=bool) for count in counts], torch.bool),
+        crowd=padded([sample.crowd for sample in samples], torch.bool),
+        area=padded([sample.area for sample in samples], torch.float32),
+        keypoints=None if any(k is None for k in keypoints) else padded(keypoints, torch.float32),
+        masks=None if any(m is None for m in masks) else InstanceMasks(masks),
+    )
+    return Batch(
+        images=[torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))) for sample in samples],
+        original_sizes=[sample.original_size or sample.image.shape[:2] for sample in samples],
+        image_ids=[sample.image_id for sample in samples],
+        targets=targets,
+    )
+
+
+class _Source(torch.utils.data.Dataset[Any]):
+    """Loads whole batches by their keys; `transforms` is None in evaluation."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        resize: Resize | None,
+        transforms: tuple[Transform, ...] | None,
+        seed: int,
+        min_visible: float,
+    ) -> None:
+        self.dataset = dataset
+        self.resize = resize
+        self.transforms = transforms
+        self.seed = seed
+        self.min_visible = min_visible
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        sample = self.dataset.load(index)
+        view = View(*sample.image.shape[:2])
+        if self.transforms is None:
+            view = _resized(view, self.resize, None)
+        else:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            view = _resized(view, self.resize, rng)
+            for transform in self.transforms:
+                view = transform(view, rng)
+        method = "cv2" if self.resize is None else self.resize.method
+        skeleton = self.dataset.skeleton
+        return apply_view(sample, view, skeleton=skeleton, method=method, min_visible=self.min_visible)
+
+    def __getitems__(self, keys: list[Key]) -> Batch | ToolboxError:
+        try:
+            return collate([self[key] for key in keys])
+        except ToolboxError as error:
+            return error
+
+
+def _resized(view: View, resize: Resize | None, rng: np.random.Generator | None) -> View:
+    if resize is None:
+        return view
+    short = None if rng is None else resize.draw_short(rng)
+    height, width = resize.size(view.height, view.width, short)
+    return view.moved(scaling(height / view.height, width / view.width), height, width)
+
+
+class _TrainingBatches:
+    """The keys of this rank's batches, step by step."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch: int,
+        seed: int,
+        start_step: int,
+        steps: int | None,
+        rank: int,
+        world: int,
+        group_aspect: bool,
+    ) -> None:
+        if len(dataset) == 0:
+            raise ValueError("the training data set has no images")
+        sizes = np.array([dataset.size(i) for i in range(len(dataset))])
+        self.upright = (sizes[:, 0] > sizes[:, 1]) & group_aspect
+        self.seed = seed
+        self.total = batch * world
+        self.mine = slice(rank * batch, (rank + 1) * batch)
+        self.steps = (start_step, steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        # Earlier steps are composed and thrown away: their order decides what is left for later ones, and costs
+        # microseconds.
+        for keys in islice(global_batches(self.upright, self.total, self.seed), *self.steps):
+            yield keys[self.mine]
+
+
+def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        source,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_prepare_worker,
+        pin_memory=pin_memory,
+        # DataLoader draws a seed for its workers; from torch's global generator that would shift the model's
+        # randomness.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _as_it_is(batch: Batch | ToolboxError) -> Batch | ToolboxError:
+    return batch
+
+
+def _prepare_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one thread per worker; the workers are the parallelism
