@@ -34,17 +34,17 @@ quickstart: $(INSTALLED) ## train, evaluate and draw a small Mask R-CNN (a few m
 	@echo "pictures: $(RUN)/pictures    weights: $(RUN)/model.safetensors    figures: $(RUN)/eval.json"
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests plugins
 
 lint: $(INSTALLED) ## check style, types and C++ formatting
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy toolbox
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy toolbox
 	$(BIN)/clang-format --dry-run --Werror $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
 format: $(INSTALLED) ## format Python and C++
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 	$(BIN)/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
 
 build: $(INSTALLED) ## build the wheel and the source archive into dist/, each in an isolated environment
