@@ -19,8 +19,9 @@ LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 def conv_norm(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """Convolution and norm; a frozen batch norm is folded into the weights, which saves a pass over the activations."""
-    if not isinstance(norm, FrozenBatchNorm2d):
+    """Convolution and norm; fixed statistics are folded into the weights, which saves a pass over the activations."""
+    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
+    if not fixed:
         return norm(convolution(x))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
