@@ -23,6 +23,7 @@ from toolbox.plan import (
     base_of,
     component_of,
     members,
+    ordinary_classes,
     signature_of,
     spell,
 )
@@ -283,6 +284,6 @@ def _classes(annotation: Any, node: Node | None) -> list[tuple[type, Registry | 
             name = named.value if named else component.default
             if name in component.family:
                 found.append((component.family.get(str(name)), component.family))
-        elif isinstance(member, type) and member.__module__ not in ("builtins", "types"):
+        elif member in ordinary_classes(member):
             found.append((member, None))
     return found

@@ -105,6 +105,16 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+def ordinary_classes(annotation: Any) -> list[type]:
+    """The classes without a family that an annotation holds: what YAML writes as a mapping without `type`."""
+    if component_of(annotation):
+        return []
+    if arguments := typing.get_args(annotation):
+        return [cls for argument in arguments for cls in ordinary_classes(argument)]
+    known = not isinstance(annotation, type) or annotation.__module__ in ("builtins", "types", "pathlib")
+    return [] if known or annotation is Plan else [annotation]
+
+
 def spell(annotation: Any) -> str:
     """An annotation as messages and `rcnn list` name it."""
     component = component_of(annotation)
@@ -251,21 +261,35 @@ def writable(value: Any) -> bool:
 
 
 def plain(value: Any, annotation: Any = Any) -> Any:
-    """A writable value as plain data."""
+    """A writable value as plain data; a whole number where only a float fits becomes one, as reading it back would."""
+    choices = members(annotation)
     if isinstance(value, Plan):
         return value.to_dict()
     if isinstance(value, (list, tuple)):
-        inner = next((typing.get_args(member)[0] for member in members(annotation) if typing.get_args(member)), Any)
-        return [plain(item, inner) for item in value]
+        return [plain(item, _item_annotation(choices, index)) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        inner = next((typing.get_args(choice)[1] for choice in choices if len(typing.get_args(choice)) == 2), Any)
+        return {key: plain(item, inner) for key, item in value.items()}
     if isinstance(value, PurePath):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        named = any(component_of(member) for member in members(annotation))
-        fields = {name: plain(item) for name, item in _fields(value).items()}
-        return {"type": type(value).__name__, **fields} if named else fields
-    return value
+        component = next(filter(None, map(component_of, choices)), None)
+        settings = signature_of(type(value), component.family if component else None).settings
+        fields = {name: plain(getattr(value, name), setting.annotation) for name, setting in settings.items()}
+        return {"type": type(value).__name__, **fields} if component else fields
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_whole and float in choices and int not in choices else value
+
+
+def _item_annotation(choices: tuple[Any, ...], index: int) -> Any:
+    """The annotation of one entry of a sequence, over all alternatives that are sequences."""
+    found = []
+    for choice in choices:
+        arguments = typing.get_args(choice)
+        if typing.get_origin(choice) is tuple and arguments[-1] is not Ellipsis:
+            arguments = arguments[index : index + 1]
+        found += arguments[:1]
+    return Union[tuple(found)] if found else Any  # noqa: UP007 (the members are known only now)
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -139,6 +139,13 @@ def write(data: Any) -> str:
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
+def write_inline(data: Any) -> str:
+    """Data → one line of YAML."""
+    return yaml.dump([data], Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**9, default_flow_style=True)[
+        1:-2
+    ]
+
+
 def parse(text: str, source: str, findings: Findings) -> Node:
     """Read YAML text. Duplicate keys and tags are noted in `findings`.
 

@@ -1,0 +1,128 @@
+"""The command `rcnn`: thin, and the only place that prints.
+
+A command is a line of `COMMANDS`, and a function with typer's annotations in the module that it names. Only the command
+that runs has its module imported, so that `rcnn --help` is quick and a module may import what it likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from toolbox.errors import ToolboxError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        name: as typed after `rcnn`.
+        module: module of the package `toolbox.cli`; where it does not exist, neither does the command.
+        function: in that module; or a `typer.Typer` for a command with subcommands.
+        summary: its line in `rcnn --help`.
+    """
+
+    name: str
+    module: str
+    function: str
+    summary: str
+
+    @property
+    def exists(self) -> bool:
+        return importlib.util.find_spec(f"toolbox.cli.{self.module}") is not None
+
+    def load(self) -> Any:
+        return getattr(importlib.import_module(f"toolbox.cli.{self.module}"), self.function)
+
+
+COMMANDS = (
+    Command("train", "train", "train", "Train a detector, or go on with a run."),
+    Command("eval", "train", "evaluate", "Evaluate a run or a config with weights."),
+    Command("predict", "predict", "predict", "Detect objects in images; write COCO results and pictures."),
+    Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
+    Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
+    Command("list", "inspect_commands", "list_components", "Components, their arguments and defaults."),
+)
+
+
+def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """The app, with the function of the one command that `arguments` name, and the summaries of the others."""
+    app = typer.Typer(
+        name="rcnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback(help="Faster, Mask and Keypoint R-CNN from one YAML.")(_options)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for command in COMMANDS:
+        if not command.exists:
+            continue
+        function = command.load() if command.name == chosen else _stand_in(command.summary)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=command.name, help=command.summary)
+        else:
+            app.command(command.name, short_help=command.summary)(function)
+    return app
+
+
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for wrong input too.")] = False,
+) -> None:
+    # `main` reads both, so that they may stand anywhere; they are declared here for the help.
+    del version, debug
+
+
+def _stand_in(summary: str) -> Callable[[], None]:
+    def command() -> None: ...
+
+    command.__doc__ = summary
+    return command
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("toolbox")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain())
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `rcnn` and exit: 0 done, 2 wrong input, 1 our own fault or a failed run, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if arguments == ["--version"]:
+        from toolbox import __version__
+
+        typer.echo(f"rcnn-toolbox {__version__}")
+        sys.exit(0)
+    _log_to_stderr()
+    try:
+        build_app(arguments)(arguments, prog_name="rcnn")
+    except ToolboxError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            typer.echo(str(error), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,0 +1,191 @@
+"""`rcnn list`, `rcnn check` and `rcnn show` on small configs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from toolbox.cli import main
+from toolbox.cli.wiring import wiring_lines
+from toolbox.models.builder import build_detector
+from toolbox.registry import BACKBONES
+from toolbox.schema import config_from_text, register_builtin
+from toolbox.structures import FeatureSpec, PixelStats
+
+RUN = """\
+model:
+  backbone: {type: ResNet, depth: 18, norm: gn}
+  neck: {type: FPN, out_channels: 16}
+  rpn:
+    head: {type: ConvRPNHead}
+    anchors: {sizes: [8, 16, 32, 64, 128]}
+    test: {after_nms: 50}
+  box:
+    extractor: {type: RoIAlign, output_size: 7}
+    head: {type: TwoFCBoxHead, channels: 32}
+  instance:
+    mask:
+      extractor: {type: RoIAlign, output_size: 14}
+      head: {type: FCNMaskHead, channels: 16}
+data:
+  train: {type: Shapes, length: 20}
+  val: {type: Shapes, length: 5, seed: 1}
+train: {steps: 10, batch: 4, lr: 0.1}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN)
+    return path
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return caught.value.code or 0
+
+
+# list
+
+
+def test_list_shows_arguments_types_defaults_and_what_is_wired(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "box_head") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "box_head"
+    assert any(line.startswith("  TwoFCBoxHead(in_shape, num_classes): Two hidden") for line in lines)
+    assert "      channels: int = 1024" in lines and "      class_agnostic: bool = false" in lines
+
+
+def test_list_shows_the_parts_that_have_no_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "detector") == 0
+    output = capsys.readouterr().out
+    assert "      backbone: backbone  required" in output
+    assert "written without a type" in output and "  AnchorGenerator(in_features): " in output
+
+
+def test_list_names_every_registered_component(capsys: pytest.CaptureFixture[str]) -> None:
+    register_builtin()
+    assert run("list") == 0
+    output = capsys.readouterr().out
+    assert all(f"\n  {name}: " in output for name in BACKBONES)
+
+
+def test_list_of_an_unknown_family_suggests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "nek") == 2
+    assert "no family 'nek'; did you mean 'neck'?" in capsys.readouterr().err
+
+
+# check
+
+
+def test_check_of_a_good_config_says_ok_and_what_it_is(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", config) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"ok: {config}"
+    assert lines[1].startswith("  data.train: 20 images, ") and lines[2].startswith("  data.val: 5 images, ")
+    assert lines[4] == "  train: 10 steps of 4 images, 2.0 epochs"
+
+
+def test_check_lists_all_problems_of_file_and_command_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(RUN.replace("out_channels", "channels").replace("batch: 4", "batch: four"))
+    assert run("check", config, "train.lr=fast") == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        f"{config}:3:21: model.neck: FPN has no argument 'channels'; did you mean 'out_channels'?",
+        f"{config}:18:27: train.batch: expected int, got 'four'",
+        "command line: train.lr=fast: expected float",
+    ]
+
+
+def test_check_finds_what_only_the_wiring_shows(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four anchor sizes do not fit the FPN's five levels."""
+    assert run("check", config, "model.rpn.anchors.sizes=[8, 16, 32, 64]") == 2
+    assert f"{config}:6:14: model.rpn.anchors: anchor sizes are given for 4 levels" in capsys.readouterr().err
+
+
+def test_check_names_data_files_that_are_not_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = "  val: {type: CocoDataset, images: nowhere, annotations: nowhere.json}"
+    config.write_text("\n".join(data if line.startswith("  val:") else line for line in RUN.splitlines()))
+    assert run("check", config) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"{config}:17:36: data.val.images: no such file or folder: nowhere (paths are relative to")
+    assert second.startswith(f"{config}:17:58: data.val.annotations: no such file or folder: nowhere.json")
+
+
+def test_check_without_data_leaves_the_data_sets_alone(config: Path) -> None:
+    assert run("check", config, "data.train={type: CocoDataset, images: x, annotations: y}", "--no-data") == 0
+
+
+def test_check_compares_the_classes_of_both_data_sets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", config, "data.val.classes=[circle]") == 2
+    assert "data.val: its classes are not those of data.train: it lacks " in capsys.readouterr().err
+
+
+def test_strict_makes_warnings_errors(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import toolbox.cli.inspect_commands as commands
+
+    original = commands._open_data
+
+    def warns(config: object) -> object:
+        logging.getLogger("toolbox").warning("3 boxes lie outside their image")
+        return original(config)
+
+    monkeypatch.setattr(commands, "_open_data", warns)
+    assert run("check", config) == 0
+    assert run("check", config, "--strict") == 2
+    assert "warning: 3 boxes lie outside their image" in capsys.readouterr().err
+
+
+# show
+
+
+def test_show_prints_the_resolved_config_and_the_wiring(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", config, "--size", "120x128") == 0
+    output = capsys.readouterr().out
+    resolved, _, table = output.partition("stage  ")
+    assert config_from_text(resolved, "resolved").model["backbone"]["depth"] == 18
+    assert "p2 16/4, p3 16/8, p4 16/16, p5 16/32, p6 16/64" in table
+    assert "50 regions (16, 7, 7) → 100 detections" in table
+    assert "for one image of 128 × 128 pixels" in table
+
+
+def test_show_refuses_a_size_that_is_none(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("show", config, "--size", "800") == 2
+    assert "--size is HEIGHTxWIDTH in pixels, e.g. 800x1216, not '800'" in capsys.readouterr().err
+
+
+class OneConvolution(torch.nn.Module):
+    """3 → 8 channels, 3×3, stride 4: 224 parameters, 27 · 8 multiply-adds per output pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_features = {"c2": FeatureSpec(8, 4)}
+        self.pixels = PixelStats()
+        self.conv = torch.nn.Conv2d(3, 8, 3, stride=4, padding=1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"c2": self.conv(images)}
+
+
+def test_parameters_and_multiply_adds_are_those_counted_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_builtin()
+    monkeypatch.setattr(BACKBONES, "_classes", {**BACKBONES._classes, "OneConvolution": OneConvolution})
+    text = RUN.replace("{type: ResNet, depth: 18, norm: gn}", "{type: OneConvolution}").replace("  neck:", "  # neck:")
+    config = config_from_text(text.replace("[8, 16, 32, 64, 128]", "[8]"), "run.yaml")
+    with torch.device("meta"):
+        model = build_detector(config, classes=["a"])
+    lines = wiring_lines(model, 4000, 4000)
+    backbone = next(line for line in lines if line.startswith("model.backbone"))
+    # 1000 × 1000 outputs of 216 multiply-adds; 8 · 27 weights and 8 biases
+    assert backbone.split() == ["model.backbone", "OneConvolution", "c2", "8/4", "0.2", "k", "0.2", "k", "0.22", "G"]
+    box = next(line for line in lines if line.startswith("model.box"))
+    # fully connected: 8·7·7 → 32 → 32, then 2 logits and 4 deltas, on 50 regions
+    assert box.split()[-2:] == [f"{50 * (392 * 32 + 32 * 32 + 32 * 6) / 1e9:.2f}", "G"]

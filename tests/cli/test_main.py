@@ -1,0 +1,96 @@
+"""The command line's front: exit status, messages, and what it imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import toolbox.cli
+from toolbox.cli import COMMANDS, Command, main
+from toolbox.errors import ConfigError, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code or 0
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """A command `fail` that raises what the test puts into the list."""
+    raised: list[BaseException] = []
+
+    def fail() -> None:
+        raise raised[0]
+
+    monkeypatch.setattr(Command, "load", lambda self: fail)
+    monkeypatch.setattr(toolbox.cli, "COMMANDS", (Command("fail", "inspect_commands", "fail", "Fails."),))
+    return raised
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["check", "--help"], ["show", "--help"]])
+def test_help_comes_without_importing_torch(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from toolbox.cli import main
+try:
+    main({arguments!r})
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_every_command_whose_module_exists_is_shown_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    for command in COMMANDS:
+        assert (f"\n  {command.name} " in shown) == command.exists
+
+
+def test_wrong_input_gives_its_message_alone_and_exit_status_2(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(ConfigError([Problem("a.yaml:1:2", "model", "wrong"), Problem("a.yaml:3:4", "data", "wrong too")]))
+    assert run("fail") == 2
+    output = capsys.readouterr()
+    assert output.err == "a.yaml:1:2: model: wrong\na.yaml:3:4: data: wrong too\n" and output.out == ""
+
+
+def test_debug_shows_the_traceback_of_wrong_input_too(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(ConfigError([Problem("a.yaml:1:2", "model", "wrong")]))
+    assert run("fail", "--debug") == 2
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_our_own_fault_gives_a_traceback_and_exit_status_1(
+    failing: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.append(RuntimeError("ours"))
+    assert run("fail") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "RuntimeError: ours"
+
+
+def test_an_interrupt_exits_with_130(failing: list[BaseException]) -> None:
+    failing.append(KeyboardInterrupt())
+    assert run("fail") == 130
+
+
+def test_an_unknown_command_suggests_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("chekc") == 2
+    assert "'check'" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"rcnn-toolbox {toolbox.__version__}\n"

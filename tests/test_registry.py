@@ -1,0 +1,78 @@
+"""Registration: one form, and every mistake in it is found at import."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolbox.registry import FAMILIES, Registry, RegistryError
+
+
+def test_a_component_is_found_under_its_class_name() -> None:
+    heads = Registry("head")
+
+    @heads.register
+    class Linear: ...
+
+    assert heads.get("Linear") is Linear and "Linear" in heads and list(heads) == ["Linear"]
+
+
+def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
+    heads = Registry("head")
+
+    @heads.register
+    class Linear: ...
+
+    with pytest.raises(RegistryError, match=r"no head named 'Linaer'; did you mean 'Linear'\? \(registered: Linear;"):
+        heads.get("Linaer")
+
+
+def test_a_second_class_of_the_same_name_is_refused() -> None:
+    heads = Registry("head")
+    heads.register(type("Linear", (), {"__module__": "mine"}))
+    with pytest.raises(RegistryError, match="head 'Linear' is already registered by mine; rename the class in yours"):
+        heads.register(type("Linear", (), {"__module__": "yours"}))
+
+
+def test_a_module_that_is_imported_again_may_register_again() -> None:
+    heads = Registry("head")
+    heads.register(type("Linear", (), {"__module__": "mine"}))
+    again = heads.register(type("Linear", (), {"__module__": "mine"}))
+    assert heads.get("Linear") is again
+
+
+def test_hidden_arguments_are_refused() -> None:
+    heads = Registry("head")
+
+    class Sloppy:
+        def __init__(self, **kwargs: int) -> None: ...
+
+    with pytest.raises(RegistryError, match=r"constructor takes \*\*kwargs: 'int'; name every argument"):
+        heads.register(Sloppy)
+
+
+def test_a_constructor_without_the_wired_arguments_is_refused() -> None:
+    heads = Registry("head", wired=("in_shape", "num_classes"))
+
+    class Deaf:
+        def __init__(self, in_shape: int) -> None: ...
+
+    with pytest.raises(RegistryError, match=r"lacks num_classes; every head takes \(in_shape, num_classes\) first"):
+        heads.register(Deaf)
+
+
+def test_offered_values_are_wired_only_where_the_constructor_names_them() -> None:
+    heads = Registry("head", wired=("in_shape",), offered=("skeleton",))
+
+    class Mask:
+        def __init__(self, in_shape: int, *, size: int = 28) -> None: ...
+
+    class Pose:
+        def __init__(self, in_shape: int, skeleton: str, *, size: int = 56) -> None: ...
+
+    assert heads.wiring(Mask) == ("in_shape",) and heads.wiring(Pose) == ("in_shape", "skeleton")
+    assert list(heads.settings(Pose)) == ["size"]
+
+
+def test_families_are_known_by_their_names() -> None:
+    assert {"backbone", "neck", "rpn_head", "roi_extractor", "box_head", "instance_head", "detector"} <= set(FAMILIES)
+    assert all(registry.family == name for name, registry in FAMILIES.items())

@@ -1,0 +1,242 @@
+"""`rcnn list`, `rcnn check` and `rcnn show`: what there is, what is wrong, and what a config becomes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolbox.errors import ConfigError, Problem, ToolboxError, did_you_mean
+
+if TYPE_CHECKING:
+    from toolbox.plan import Plan
+    from toolbox.registry import Registry
+    from toolbox.schema import Config
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, e.g. model.backbone.depth=101.")
+]
+
+
+def list_components(
+    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="E.g. backbone; all if left out.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="A plugin's file or module; may be repeated.")] = None,
+) -> None:
+    """Components, their arguments and defaults.
+
+    Arguments in round brackets are filled in by the builder; the others are written in YAML.
+    """
+    from toolbox.plugins import load_installed, load_plugin
+    from toolbox.registry import FAMILIES
+    from toolbox.schema import RunConfig, register_builtin
+
+    register_builtin()
+    load_installed()
+    for entry in plugin or ():
+        load_plugin(entry, Path("."))
+    if family is not None and family not in FAMILIES:
+        raise ToolboxError(f"no family '{family}'{did_you_mean(family, FAMILIES)} (families: {', '.join(FAMILIES)})")
+    chosen = [FAMILIES[family]] if family else list(FAMILIES.values())
+    for registry in chosen:
+        if len(registry) or family:
+            lines = [line for name in registry for line in _class_lines(registry.get(name), registry)]
+            typer.echo("\n".join([registry.family, *(lines or ["  none"]), ""]))
+    components = [(registry.get(name), registry) for registry in chosen for name in registry]
+    parts = _parts([*components, *([] if family else [(RunConfig, None)])])
+    if parts:
+        typer.echo("\n".join(["written without a type", *(line for part in parts for line in _class_lines(part))]))
+
+
+def _class_lines(cls: type, registry: Registry | None = None) -> list[str]:
+    from toolbox.plan import signature_of, spell
+
+    signature = signature_of(cls, registry)
+    wired = f"({', '.join(signature.wired)})" if signature.wired else ""
+    lines = [f"  {cls.__name__}{wired}: {_first_line(cls)}"]
+    for setting in signature.settings.values():
+        default = "  required" if setting.required else f" = {_default(setting.default, setting.annotation)}"
+        lines.append(f"      {setting.name}: {spell(setting.annotation)}{default}")
+    return lines
+
+
+def _parts(classes: list[tuple[type, Registry | None]]) -> list[type]:
+    """The ordinary classes that the arguments of `classes` take, and those that their arguments take."""
+    from toolbox.plan import ordinary_classes, signature_of
+
+    found: dict[type, None] = {}
+    queue = list(classes)
+    while queue:
+        for setting in signature_of(*queue.pop(0)).settings.values():
+            fresh = [part for part in ordinary_classes(setting.annotation) if part not in found]
+            found |= dict.fromkeys(fresh)
+            queue += [(part, None) for part in fresh]
+    return list(found)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def _default(value: Any, annotation: Any) -> str:
+    from toolbox.plan import plain, writable
+    from toolbox.yaml_nodes import write_inline
+
+    return write_inline(plain(value, annotation)) if writable(value) else f"{type(value).__name__}(…)"
+
+
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    data: Annotated[bool, typer.Option(help="Also open the data sets.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+) -> None:
+    """Everything that can be known before training, in one list.
+
+    Reads the config, opens its data sets and builds the model without memory; exits with 2 if anything is wrong.
+    """
+    from toolbox.schema import load_config
+
+    with _collected_warnings() as notes:
+        checked = load_config(config, overrides or ())
+        sets, problems = _open_data(checked) if data else ({}, [])
+        try:
+            model = _build_on_meta(checked, sets)
+        except ConfigError as error:
+            problems += error.problems
+    problems += _class_problems(checked, sets)
+    if strict:
+        problems += [Problem(str(config), "", f"warning: {note}") for note in notes.texts]
+    if problems:
+        raise ConfigError(problems)
+    typer.echo(f"ok: {config}")
+    for name, dataset in sets.items():
+        typer.echo(f"  data.{name}: {len(dataset)} images, {len(dataset.classes)} classes ({_few(dataset.classes)})")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    typer.echo(f"  model: {checked.model.cls.__name__}, {count / 1e6:.1f} M parameters")
+    images = checked.train.steps * checked.train.batch
+    epochs = f", {images / len(sets['train']):.1f} epochs" if "train" in sets and len(sets["train"]) else ""
+    typer.echo(f"  train: {checked.train.steps} steps of {checked.train.batch} images{epochs}")
+
+
+def show(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    size: Annotated[str, typer.Option(help="Height and width of the network's input.")] = "800x1216",
+    resolved: Annotated[bool, typer.Option(help="Print the resolved config.")] = True,
+) -> None:
+    """The resolved config, the wiring, parameters and cost."""
+    from toolbox.cli.wiring import wiring_lines
+    from toolbox.schema import load_config
+
+    height, separator, width = size.partition("x")
+    if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ToolboxError(f"--size is HEIGHTxWIDTH in pixels, e.g. 800x1216, not '{size}'")
+    checked = load_config(config, overrides or ())
+    if resolved:
+        typer.echo(checked.to_yaml())
+    sets, problems = _open_data(checked)
+    model = _build_on_meta(checked, sets)
+    if not sets:
+        reason = f": {problems[0].message}" if problems else ""
+        typer.echo(f"shown for one class; the classes come from the data set, which is not here{reason}\n")
+    typer.echo("\n".join(wiring_lines(model, int(height), int(width))))
+
+
+class _Notes(logging.Handler):
+    """Keeps the warnings that go through the log; printing them is the log's own handler's matter."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts[record.getMessage()] = None
+
+
+@contextmanager
+def _collected_warnings() -> Iterator[_Notes]:
+    """The toolbox's warnings and Python's, which are sent through the log too."""
+    log, notes = logging.getLogger("toolbox"), _Notes()
+    log.addHandler(notes)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield notes
+        for text in dict.fromkeys(str(warning.message) for warning in caught if warning.category is UserWarning):
+            log.warning(text)
+    finally:
+        log.removeHandler(notes)
+
+
+def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
+    """Build the data sets; what cannot be read becomes a problem at its place in the config."""
+    sets, problems = {}, []
+    for name in ("train", "val"):
+        plan: Plan | None = getattr(config.data, name)
+        if plan is None:
+            continue
+        absent = _absent_paths(plan)
+        problems += absent
+        if not absent:
+            try:
+                sets[name] = plan.build()
+            except ConfigError as error:
+                problems += error.problems
+            except (ToolboxError, OSError) as error:
+                problems.append(plan.problem(str(error)))
+    return sets, problems
+
+
+def _absent_paths(plan: Plan) -> list[Problem]:
+    """The keys that a data set names its files with are conventions: `images` and `annotations`."""
+    problems = []
+    for name in ("images", "annotations"):
+        value = plan.given.get(name)
+        if isinstance(value, (str, Path)) and not Path(value).expanduser().exists():
+            base = "" if Path(value).is_absolute() else f" (paths are relative to the current folder, {Path.cwd()})"
+            problems.append(plan.problem(f"no such file or folder: {value}{base}", name))
+    return problems
+
+
+def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
+    if len(sets) < 2:
+        return []
+    train, val = (list(sets[name].classes) for name in ("train", "val"))
+    if train == val or config.data.val is None:
+        return []
+    missing = [name for name in train if name not in val]
+    extra = [name for name in val if name not in train]
+    said = [f"lacks {_few(missing)}" for _ in missing[:1]] + [f"adds {_few(extra)}" for _ in extra[:1]]
+    detail = " and ".join(said) or "orders them otherwise"
+    return [config.data.val.problem(f"its classes are not those of data.train: it {detail}")]
+
+
+def _build_on_meta(config: Config, sets: dict[str, Any]) -> Any:
+    import torch
+
+    from toolbox.models.builder import build_detector
+
+    dataset = sets.get("train") or sets.get("val")
+    classes = dataset.classes if dataset else ("object",)
+    with torch.device("meta"), warnings.catch_warnings():
+        # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
+        warnings.filterwarnings("ignore", message=".*which is a no-op")
+        return build_detector(config, classes=classes, skeleton=dataset.skeleton if dataset else _any_skeleton())
+
+
+def _any_skeleton() -> Any:
+    """Stands for the data set's, where that cannot be read."""
+    from toolbox.structures import Skeleton
+
+    return Skeleton(names=tuple(f"joint{index}" for index in range(17)), sigmas=(0.05,) * 17)
+
+
+def _few(names: Any) -> str:
+    shown = ", ".join(list(names)[:8])
+    return f"{shown}, …" if len(names) > 8 else shown
