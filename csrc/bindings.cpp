@@ -1,0 +1,107 @@
+// The Python module toolbox.ops._native. It knows addresses, sizes and a dtype code, not torch, so that one build
+// serves every torch release. toolbox/ops/native.py is the only caller and makes sure that the addresses are right.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/pool.h"
+#ifdef TOOLBOX_WITH_CUDA
+#include "cuda/pool.h"
+#endif
+
+namespace py = pybind11;
+
+namespace toolbox {
+namespace {
+
+using LevelTuple = std::tuple<uint64_t, int, int, double, int>;
+
+Request make_request(const std::vector<LevelTuple>& levels, int64_t images, int64_t channels, uint64_t rois,
+                     int64_t regions, int pooled_height, int pooled_width, int method, int sampling_ratio, bool aligned,
+                     double canonical_size, int canonical_level, bool channels_last, int dtype) {
+  if (levels.empty() || levels.size() > static_cast<size_t>(kMaxLevels)) {
+    throw std::invalid_argument("1 to " + std::to_string(kMaxLevels) + " feature levels are supported, got " +
+                                std::to_string(levels.size()));
+  }
+  Request request = {};
+  for (const auto& [features, height, width, scale, number] : levels) {
+    request.levels[request.num_levels++] = {features, height, width, scale, number};
+  }
+  request.images = images;
+  request.channels = channels;
+  request.rois = rois;
+  request.regions = regions;
+  request.pooled_height = pooled_height;
+  request.pooled_width = pooled_width;
+  request.method = static_cast<Method>(method);
+  request.sampling_ratio = sampling_ratio;
+  request.aligned = aligned;
+  request.canonical_size = canonical_size;
+  request.canonical_level = canonical_level;
+  request.channels_last = channels_last;
+  request.dtype = static_cast<DType>(dtype);
+  return request;
+}
+
+std::vector<void*> pointers(const std::vector<uint64_t>& addresses) {
+  std::vector<void*> result;
+  for (const uint64_t address : addresses) result.push_back(reinterpret_cast<void*>(address));
+  return result;
+}
+
+void forward_cpu(const Request& request, uint64_t pooled, int threads) {
+  const py::gil_scoped_release released;
+  pool_forward_cpu(request, reinterpret_cast<void*>(pooled), threads);
+}
+
+void backward_cpu(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, int threads) {
+  const py::gil_scoped_release released;
+  pool_backward_cpu(request, reinterpret_cast<const void*>(pooled), pointers(gradients).data(), threads);
+}
+
+#ifdef TOOLBOX_WITH_CUDA
+void forward_cuda(const Request& request, uint64_t pooled, uint64_t winners, int device, uint64_t stream) {
+  const py::gil_scoped_release released;
+  pool_forward_cuda(request, reinterpret_cast<void*>(pooled), reinterpret_cast<int64_t*>(winners), device,
+                    reinterpret_cast<void*>(stream));
+}
+
+void backward_cuda(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, uint64_t winners,
+                   bool deterministic, int device, uint64_t stream) {
+  const py::gil_scoped_release released;
+  pool_backward_cuda(request, reinterpret_cast<const void*>(pooled), pointers(gradients).data(),
+                     reinterpret_cast<const int64_t*>(winners), deterministic, device, reinterpret_cast<void*>(stream));
+}
+#endif
+
+}  // namespace
+}  // namespace toolbox
+
+PYBIND11_MODULE(_native, module) {
+  using namespace toolbox;
+  module.doc() = "RoI pooling on the CPU, and on CUDA where it was built with nvcc.";
+  module.attr("MAX_LEVELS") = kMaxLevels;
+  py::class_<Request>(module, "Request")
+      .def(py::init(&make_request), py::arg("levels"), py::arg("images"), py::arg("channels"), py::arg("rois"),
+           py::arg("regions"), py::arg("pooled_height"), py::arg("pooled_width"), py::arg("method"),
+           py::arg("sampling_ratio"), py::arg("aligned"), py::arg("canonical_size"), py::arg("canonical_level"),
+           py::arg("channels_last"), py::arg("dtype"));
+  module.def("first_bad_region", &first_bad_region, py::arg("request"));
+  module.def("forward_cpu", &forward_cpu, py::arg("request"), py::arg("pooled"), py::arg("threads"));
+  module.def("backward_cpu", &backward_cpu, py::arg("request"), py::arg("pooled"), py::arg("gradients"),
+             py::arg("threads"));
+#ifdef TOOLBOX_WITH_CUDA
+  module.attr("WITH_CUDA") = true;
+  module.def("cuda_problem", &cuda_problem);
+  module.def("forward_cuda", &forward_cuda, py::arg("request"), py::arg("pooled"), py::arg("winners"),
+             py::arg("device"), py::arg("stream"));
+  module.def("backward_cuda", &backward_cuda, py::arg("request"), py::arg("pooled"), py::arg("gradients"),
+             py::arg("winners"), py::arg("deterministic"), py::arg("device"), py::arg("stream"));
+#else
+  module.attr("WITH_CUDA") = false;
+#endif
+}

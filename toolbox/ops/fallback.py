@@ -1,0 +1,59 @@
+"""What runs without the extension: torchvision's operation where it can do the same, else the plain-PyTorch twin."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from toolbox.ops import reference
+from toolbox.ops.arguments import PoolSettings, bad_image_index
+
+
+def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
+    """Pool (R, C, P, P) out of checked arguments, differentiable."""
+    if not torch.compiler.is_compiling():
+        _warn_once(features[0].device.type)
+        if features[0].device.type == "cpu":
+            _check_images(rois, features[0].shape[0])
+    if settings.method == "align_max":
+        return reference.pool_regions(features, rois, settings)
+    dtype = torch.promote_types(features[0].dtype, torch.float32)
+    rois = rois.to(dtype)
+    if len(features) == 1:
+        return _torchvision(features[0], rois, settings, 0)
+    level = reference.choose_level(rois, settings)
+    rows = [(level == index).nonzero().squeeze(1) for index in range(len(features))]
+    pooled = [_torchvision(features[index], rois[row], settings, index) for index, row in enumerate(rows)]
+    return torch.cat(pooled)[torch.argsort(torch.cat(rows))]
+
+
+def _torchvision(features: Tensor, rois: Tensor, settings: PoolSettings, level: int) -> Tensor:
+    from torchvision.ops import roi_align, roi_pool
+
+    maps, scale = features.to(rois.dtype), settings.scales[level]
+    if settings.method == "pool_max":
+        pooled = roi_pool(maps, rois, settings.output_size, scale)
+    else:
+        ratio = settings.sampling_ratio or -1
+        pooled = roi_align(maps, rois, settings.output_size, scale, ratio, settings.aligned)
+    return pooled.to(features.dtype)
+
+
+def _check_images(rois: Tensor, images: int) -> None:
+    bad = ~((rois[:, 0] >= 0) & (rois[:, 0] < images))
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise bad_image_index(row, rois[row, 0].item(), images)
+
+
+@functools.cache
+def _warn_once(device_type: str) -> None:
+    logging.getLogger("toolbox").warning(
+        "toolbox.ops: no compiled RoI operations for '%s', so slower ones of torchvision and PyTorch run; "
+        "reinstall with a C++ compiler (and nvcc for CUDA), without TOOLBOX_NATIVE=0",
+        device_type,
+    )
