@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from toolbox.data.interfaces import Dataset, Sample
+from toolbox.data.interfaces import Dataset, Sample
 
 
 def coco_ground_truth(dataset: Dataset) -> dict[str, Any]:

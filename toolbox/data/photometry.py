@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torchvision.transforms import v2
@@ -150,8 +151,20 @@ class RandomInvert(_Photometric):
 
 
 @TRANSFORMS.register
-class RandomJPEG(_Photometric):
+class RandomJPEG:
     """JPEG artefacts of a quality drawn between `min_quality` and `max_quality`."""
 
     def __init__(self, *, min_quality: int = 40, max_quality: int = 95, prob: float = 0.5) -> None:
-        super().__init__(prob, v2.JPEG, (min_quality, max_quality))
+        if not 1 <= min_quality <= max_quality <= 100:
+            raise ValueError(f"RandomJPEG: 1 <= min_quality <= max_quality <= 100, not {min_quality} and {max_quality}")
+        self.qualities = (min_quality, max_quality)
+        self.prob = check_probability(self, prob)
+
+    def __call__(self, view: View, rng: np.random.Generator) -> View:
+        quality = int(rng.integers(*self.qualities, endpoint=True))
+        return view.edited(partial(_through_jpeg, quality=quality)) if rng.random() < self.prob else view
+
+
+def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
