@@ -1,7 +1,7 @@
 """COCO's average precision and recall: hotcoco behind a thin interface, pycocotools where hotcoco is not installed.
 
-Both give the same numbers to the last digit, and the same arrays of precision and recall; the summary is taken from those
-arrays here, so that limits other than 1, 10 and 100 detections an image are summed up alike.
+Both give the same numbers to the last digit, and the same arrays of precision and recall; the summary is taken from
+those arrays here, so that limits other than 1, 10 and 100 detections an image are summed up alike.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def coco_metrics(
         backend: the package to use; by default hotcoco, or pycocotools where it is not installed.
 
     Returns:
-        COCO's 12 numbers by name (10 for keypoints) and `per_class`, AP by class name. As in COCO's own summary, -1 where the
-        ground truth has no object of that size or class.
+        COCO's 12 numbers by name (10 for keypoints) and `per_class`, AP by class name. As in COCO's own summary, -1 where
+        the ground truth has no object of that size or class.
     """
     limits = [20] if kind == "keypoints" else [1, 10, 100]
     if kind != "keypoints" and max_detections > 100:
@@ -103,8 +103,8 @@ def coco_results(detections: Sequence[Detections], category_ids: Sequence[int]) 
 def records_of(results: Sequence[dict[str, Any]], kind: Kind) -> list[dict[str, Any]]:
     """The records with only what `kind` compares.
 
-    COCO's evaluators take the area of a record that has a box from the box, so a box beside a mask would change which masks
-    count as small, medium and large.
+    COCO's evaluators take the area of a record that has a box from the box, so a box beside a mask would change which
+    masks count as small, medium and large.
     """
     fields = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
     keep = ("image_id", "category_id", "score", fields[kind])
@@ -191,7 +191,7 @@ def _box_summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
 
 def _keypoint_summary(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
     """COCO's 10 numbers; areas are all, medium, large and the limit is 20."""
-    summary = {}
+    summary: dict[str, float] = {}
     for name, values in (("AP", precision), ("AR", recall)):
         summary |= {name + at: _mean(values[rows, ..., 0, 0]) for at, rows in (("", _ALL), ("50", _50), ("75", _75))}
         summary |= {name + size: _mean(values[..., area, 0]) for area, size in enumerate("ml", start=1)}

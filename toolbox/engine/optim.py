@@ -1,7 +1,7 @@
 """Optimizers, parameter groups and learning-rate schedules.
 
-The optimizers are torch's own, with every argument named so that YAML can be checked. A schedule is a pure function of the
-step, so that a resumed run has nothing to restore.
+The optimizers are torch's own, with every argument named so that YAML can be checked. A schedule is a pure function of
+the step, so that a resumed run has nothing to restore.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Adam(torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register
@@ -61,7 +61,7 @@ class AdamW(torch.optim.AdamW):
         eps: float = 1e-8,
         weight_decay: float = 0.05,
     ) -> None:
-        super().__init__(params, lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
 
 
 def parameter_groups(

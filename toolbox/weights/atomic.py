@@ -14,6 +14,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()  # with the user's usual permissions; some writers make files for the owner only
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)

@@ -65,4 +65,7 @@ def _diagnosis(path: Path, error: Exception) -> str:
         return (
             "this is a PyTorch pickle (.pt, .pth), not a safetensors file; convert it with safetensors.torch.save_file"
         )
-    return f"not a whole safetensors file ({error}); it may be truncated: compare its size with the original's and copy it again"
+    return (
+        f"not a whole safetensors file ({error}); "
+        "it may be truncated: compare its size with the original's and copy it again"
+    )

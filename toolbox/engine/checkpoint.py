@@ -1,0 +1,107 @@
+"""Everything that a run needs to go on exactly: tensors and plain values in one file.
+
+Random states are not among them: every step seeds the generators anew from (seed, step), and the data's order and
+augmentation are functions of (seed, step) too. So nothing that happens between two steps (an evaluation, a restart) can
+shift them.
+"""
+
+from __future__ import annotations
+
+import random
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolbox.engine.ema import AveragedWeights
+from toolbox.errors import CheckpointError
+from toolbox.weights import load_weights, replacing
+
+
+@dataclass
+class TrainingState:
+    """What changes during a run.
+
+    Attributes:
+        model: the detector.
+        optimizer: torch's.
+        scaler: of float16 gradients; disabled otherwise.
+        ema: averaged weights, or None.
+        step: optimizer steps done.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: AveragedWeights | None = None
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, for `torch.load(weights_only=True)`."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            CheckpointError: it belongs to another model or optimizer.
+        """
+        load_weights(self.model, state["model"], source)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from error
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            if state["ema"] is None:
+                raise CheckpointError(f"{source}: has no averaged weights; resume without train.ema")
+            self.ema.load_state_dict(state["ema"])
+        self.step = state["step"]
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """What is kept as the trained model: the averages where they are on."""
+        return self.model.state_dict() if self.ema is None else self.ema.state_dict()
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that a crash leaves the old one whole."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not a checkpoint of a run.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (RuntimeError, OSError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); it may be truncated") from error
+    keys = {"step", "model", "optimizer", "scaler", "ema"}
+    if not isinstance(state, dict) or not keys <= set(state):
+        raise CheckpointError(f"{path}: not a checkpoint of a run; a trained model alone cannot be resumed")
+    return state
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch (on every device), numpy and Python from (seed, step, rank); step -1 is before the first."""
+    torch_seed, numpy_seed, python_seed = np.random.SeedSequence([seed, step + 1, rank]).generate_state(3, np.uint64)
+    torch.manual_seed(int(torch_seed >> np.uint64(1)))  # torch takes signed 64-bit seeds
+    np.random.seed(int(numpy_seed & np.uint64(0xFFFFFFFF)))
+    random.seed(int(python_seed))

@@ -1,0 +1,135 @@
+"""What a training run is made of, built from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from toolbox.data.interfaces import Dataset
+from toolbox.data.loader import training_loader
+from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
+from toolbox.engine.devices import autocast_type
+from toolbox.engine.ema import AveragedWeights
+from toolbox.engine.evaluate import check_classes
+from toolbox.engine.optim import parameter_groups
+from toolbox.engine.run_folder import RunFolder
+from toolbox.errors import ConfigError, DataError, Problem
+from toolbox.inference.loading import model_metadata
+from toolbox.inference.predictor import choose_device
+from toolbox.models.builder import build_detector
+from toolbox.schema import Config, Schedule
+from toolbox.structures import Batch
+from toolbox.weights import save_model
+
+
+@dataclass
+class Job:
+    """The parts of a run.
+
+    Attributes:
+        config: the checked config.
+        folder: where it is kept.
+        device: where it computes.
+        autocast: type to compute in, or None for float32.
+        train_set: images to train on.
+        val_set: images to evaluate on, or None.
+        state: what changes, and is kept in checkpoints.
+        schedule: factor on the learning rate by step.
+    """
+
+    config: Config
+    folder: RunFolder
+    device: torch.device
+    autocast: torch.dtype | None
+    train_set: Dataset
+    val_set: Dataset | None
+    state: TrainingState
+    schedule: Schedule
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per backward pass."""
+        return self.config.train.micro_batch or self.config.train.batch
+
+    @property
+    def accumulation(self) -> int:
+        """Backward passes per optimizer step."""
+        return self.config.train.batch // self.micro_batch
+
+    def lr(self, step: int) -> float:
+        """Learning rate of the optimizer step number `step`, from 0."""
+        return self.config.train.lr * self.schedule(step)
+
+    def batches(self, start: int) -> Iterator[Batch]:
+        """The micro-batches of the steps from `start` on."""
+        data, settings = self.config.data, self.config.train
+        loader = training_loader(
+            self.train_set,
+            resize=data.resize,
+            transforms=[plan.build() for plan in data.transforms],
+            batch=self.micro_batch,
+            seed=settings.seed,
+            start_step=start * self.accumulation,
+            steps=settings.steps * self.accumulation,
+            workers=data.workers,
+            group_aspect=data.group_by_aspect,
+            pin_memory=self.device.type == "cuda",
+        )
+        return iter(loader)
+
+    def save(self) -> None:
+        """Write the checkpoint and the trained model."""
+        save_checkpoint(self.folder.checkpoint, self.state.state_dict())
+        data = self.train_set
+        metadata = model_metadata(self.config, data.classes, data.category_ids, data.skeleton)
+        save_model(self.folder.model, self.state.best_weights(), metadata)
+
+
+def prepare(config: Config, folder: RunFolder) -> Job:
+    """Build data sets, detector, optimizer and schedule; the weights depend on the seed alone.
+
+    Raises:
+        ToolboxError: what a config or its data can have wrong.
+    """
+    settings = config.train
+    device = choose_device(settings.device)
+    train_set = open_dataset(config, "train")
+    if len(train_set) == 0:
+        raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
+    val_set = open_dataset(config, "val") if config.data.val is not None else None
+    if val_set is not None:
+        check_classes(train_set.classes, val_set, "data.train", "data.val")
+
+    seed_step(settings.seed, -1)  # the moment before the first step
+    model = build_detector(config, classes=train_set.classes, skeleton=train_set.skeleton).to(device).train()
+    optimizer = settings.optimizer.build(params=parameter_groups(model), lr=settings.lr)
+    dtype = autocast_type(device, settings.amp)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    ema = None if settings.ema is None else AveragedWeights(model, settings.ema)
+    return Job(
+        config=config,
+        folder=folder,
+        device=device,
+        autocast=dtype,
+        train_set=train_set,
+        val_set=val_set,
+        state=TrainingState(model, optimizer, scaler, ema),
+        schedule=settings.schedule.build(steps=settings.steps),
+    )
+
+
+def open_dataset(config: Config, split: Literal["train", "val"]) -> Dataset:
+    """The data set of a split.
+
+    Raises:
+        ConfigError: the config names none.
+        DataError: it cannot be read.
+    """
+    plan = getattr(config.data, split)
+    if plan is None:
+        message = f"there is none; add data.{split}: {{type: CocoDataset, images: …, annotations: …}}"
+        raise ConfigError([Problem(config.path, f"data.{split}", message)])
+    return plan.build()

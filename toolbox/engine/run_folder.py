@@ -1,0 +1,186 @@
+"""The folder of a run: who may write it, and what lies where."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from toolbox.errors import ConfigError, Problem, ToolboxError
+from toolbox.weights import replacing
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there, runs are not locked
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("toolbox")
+
+# What a resumed run may change: how it is watched and where it runs, not what is trained. Endings of dotted keys.
+CHANGEABLE = (
+    "train.device",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.log_every",
+    "data.workers",
+    "plugins",
+)
+
+
+class RunFolder:
+    """Names of a run's files, and the few ways to write them.
+
+    Args:
+        path: the folder; made when it is opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.evaluation = self.path / "eval.json"
+        self.model = self.path / "model.safetensors"
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.log = self.path / "log.txt"
+        self.lock = self.path / ".lock"
+
+    @contextlib.contextmanager
+    def opened(self, config: str, *, resume: bool) -> Iterator[None]:
+        """Own the folder: no other process writes it, its config is `config`, and the log goes to its `log.txt`.
+
+        Args:
+            config: the resolved YAML.
+            resume: go on with the run that is there.
+
+        Raises:
+            ToolboxError: another process owns it, or it holds a run and `resume` is False.
+            ConfigError: the run that is there has another config.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ToolboxError(f"{self.path}: this is a file; give a folder for the run") from None
+        with self._locked():
+            self._prepare(config, resume)
+            with _logging_to(self.log):
+                yield
+
+    def _prepare(self, config: str, resume: bool) -> None:
+        if not resume:
+            held = [file.name for file in (self.checkpoint, self.model, self.metrics) if file.exists()]
+            if held:
+                raise ToolboxError(
+                    f"{self.path}: holds a run already ({', '.join(held)}); go on with it by --resume, "
+                    "name another folder with --run, or remove this one"
+                )
+        elif self.checkpoint.exists() and self.config.exists():
+            _check_same(self.config, config)
+        elif not self.checkpoint.exists():
+            logger.warning("%s: there is no checkpoint to go on from; starting at step 0", self.path)
+        with replacing(self.config) as file:
+            file.write_text(config, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock file. The system drops the lock of a dead process, so a stale one is simply taken over."""
+        with self.lock.open("a+") as file:
+            _lock(file, self.path)
+            file.truncate(0)
+            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+            file.truncate(0)
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add one line to `metrics.jsonl`."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the lines after `step`: what an interrupted run logged beyond its last checkpoint comes again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut short by a crash
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        with replacing(self.metrics) as file:
+            file.write_text("".join(kept), encoding="utf-8")
+
+    def write_evaluation(self, metrics: Mapping[str, Any]) -> None:
+        """Replace `eval.json`."""
+        with replacing(self.evaluation) as file:
+            file.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def _lock(file: IO[str], path: Path) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        raise ToolboxError(
+            f"{path}: another process (pid {owner}) is writing this run; "
+            "wait for it, stop it, or name another folder with --run"
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s: cannot be locked (%s); see that no other process writes this run", path, error)
+
+
+@contextlib.contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _check_same(file: Path, config: str) -> None:
+    before = _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+    now = _flat(yaml.safe_load(config))
+    changed = [
+        key
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key) and not any(key == c or key.startswith(f"{c}.") for c in CHANGEABLE)
+    ]
+    if changed:
+        raise ConfigError(
+            [
+                Problem(
+                    str(file),
+                    key,
+                    f"the run has {before.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}; "
+                    "a run is resumed with the config it was started with (give another --run for another config)",
+                )
+                for key in changed
+            ]
+        )
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested mappings and lists → dotted key → value."""
+    if isinstance(value, Mapping):
+        items = [(str(name), item) for name, item in value.items()]
+    elif isinstance(value, list):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return {key: value}
+    return {k: v for name, item in items for k, v in _flat(item, f"{key}.{name}".lstrip(".")).items()}

@@ -1,0 +1,226 @@
+"""Training: read `train` top to bottom; it is a loop over torch itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from toolbox.engine.checkpoint import load_checkpoint, seed_step
+from toolbox.engine.devices import autocast, peak_memory_mb, read_later
+from toolbox.engine.evaluate import evaluate
+from toolbox.engine.job import Job, prepare
+from toolbox.engine.progress import OnProgress, Progress
+from toolbox.engine.run_folder import RunFolder
+from toolbox.engine.window import Window
+from toolbox.schema import Config
+from toolbox.structures import Batch
+
+logger = logging.getLogger("toolbox")
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss is no longer a finite number."""
+
+
+class Stopped(Exception):
+    """The process was asked to stop while it evaluated."""
+
+
+def train(
+    config: Config, run: str | Path, *, resume: bool = False, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Train the detector of a config, evaluate it, and keep everything in a run folder.
+
+    On the first SIGINT or SIGTERM the step is finished, a checkpoint written, and the function returns.
+
+    Args:
+        config: of `toolbox.load_config`.
+        run: the folder; it must not hold a run, unless `resume`.
+        resume: go on from the folder's checkpoint, exactly as if it had never stopped.
+        on_progress: called after every step, and after every batch of an evaluation.
+
+    Returns:
+        `step`, how many steps are done; `finished`, whether that and the last evaluation are all; `metrics`, the last
+        evaluation's, or None.
+
+    Raises:
+        TrainingDiverged: a loss is not finite; the last checkpoint is kept.
+    """
+    folder = RunFolder(run)
+    with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop:
+        job = prepare(config, folder)
+        state, settings = job.state, config.train
+        if resume and folder.checkpoint.exists():
+            state.load_state_dict(load_checkpoint(folder.checkpoint), str(folder.checkpoint))
+            logger.info("resuming after step %d of %d", state.step, settings.steps)
+        folder.rewind_metrics(state.step)
+
+        metrics: dict[str, Any] | None = None
+        finished = state.step == settings.steps
+        with contextlib.suppress(Stopped):
+            batches, window = job.batches(start=state.step), Window()
+            for done in range(state.step + 1, settings.steps + 1):
+                optimizer_step(job, done - 1, batches, window)
+                finished = done == settings.steps
+                record: dict[str, Any] = {}
+                if finished or done % settings.log_every == 0:
+                    record, window = _log(job, window), Window()
+                if on_progress is not None:
+                    on_progress(Progress("train", done, settings.steps, record))
+                evaluating = finished or (settings.eval_every is not None and done % settings.eval_every == 0)
+                if evaluating or done % settings.checkpoint_every == 0 or stop.is_set():
+                    job.save()
+                if stop.is_set():
+                    raise Stopped
+                if evaluating:
+                    metrics = _evaluate(job, stop, on_progress)
+            if metrics is None:  # a run that had done all its steps, resumed
+                metrics = _evaluate(job, stop, on_progress)
+        if stop.is_set():
+            logger.info("stopped after step %d of %d; go on with --resume", state.step, settings.steps)
+        return {"step": state.step, "finished": finished and not stop.is_set(), "metrics": metrics}
+
+
+def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window) -> None:
+    """Train on `train.batch` images: one optimizer step, one or more backward passes.
+
+    The loss is the mean over the images. What a head divides by a count over its micro-batch (sampled regions,
+    joints) is therefore weighed by micro-batch, not by the step's total.
+
+    Args:
+        job: its state is moved on.
+        step: number of the optimizer step, from 0.
+        batches: micro-batches; as many as make up the step are taken.
+        window: is told what happened.
+    """
+    began = time.perf_counter()
+    state = job.state
+    seed_step(job.config.train.seed, step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = job.lr(step)
+    state.optimizer.zero_grad(set_to_none=True)
+
+    waited, image_ids, reads = 0.0, [], []
+    for _ in range(job.accumulation):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        image_ids += batch.image_ids
+        with autocast(job.device, job.autocast):
+            losses = state.model(batch.images, batch.targets)
+        share = len(batch) / job.config.train.batch
+        # The copy is queued before the backward pass, so that reading it does not wait for that.
+        reads.append((tuple(losses), share, read_later(torch.stack([x.detach().float() for x in losses.values()]))))
+        state.scaler.scale(sum(losses.values()) * share).backward()
+
+    means: Counter[str] = Counter()
+    for names, share, read in reads:
+        for name, value in zip(names, read(), strict=True):
+            means[name] += value * share  # type: ignore[assignment]
+    _check_finite(means, step, job, image_ids)
+    _update_weights(job, step)
+    window.add(means, images=len(image_ids), seconds=time.perf_counter() - began, waited=waited)
+
+
+def _update_weights(job: Job, step: int) -> None:
+    state, limit = job.state, job.config.train.clip_norm
+    if limit is not None:
+        state.scaler.unscale_(state.optimizer)
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.ema is not None:
+        state.ema.update(state.model, step)
+    state.step = step + 1
+
+
+def _check_finite(losses: Counter[str], step: int, job: Job, image_ids: list[int]) -> None:
+    if all(math.isfinite(value) for value in losses.values()):
+        return
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+    kept = f"the weights after step {job.state.step} are lost, the last checkpoint is kept"
+    raise TrainingDiverged(
+        f"step {step + 1}: the loss is not finite: {listed}; learning rate {job.lr(step):.3g}, images {image_ids}. "
+        f"Try a lower train.lr, a longer warm-up (train.schedule.warmup_steps) or train.clip_norm; {kept}"
+    )
+
+
+def _log(job: Job, window: Window) -> dict[str, Any]:
+    step = job.state.step
+    record = window.record(step, lr=job.lr(step - 1), peak_memory_mb=peak_memory_mb(job.device))
+    job.folder.append_metrics(record)
+    losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
+    logger.info(
+        "step %d/%d: loss %.4f (%s), lr %.3g, %.1f images/s",
+        step,
+        job.config.train.steps,
+        record["loss"],
+        losses,
+        record["lr"],
+        record["images_per_second"],
+    )
+    return record
+
+
+def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dict[str, Any]:
+    """Evaluate what would be kept as the trained model, and write it down."""
+    if job.val_set is None:
+        logger.info("no data.val: nothing to evaluate on")
+        return {}
+
+    def watch(progress: Progress) -> None:
+        if stop.is_set():
+            raise Stopped
+        if on_progress is not None:
+            on_progress(progress)
+
+    state, data = job.state, job.config.data
+    with contextlib.nullcontext() if state.ema is None else state.ema.applied(state.model):
+        metrics = evaluate(
+            state.model,
+            job.val_set,
+            resize=data.resize,
+            device=job.device,
+            workers=data.workers,
+            max_detections=job.config.test.detections,
+            on_progress=watch,
+        )
+    job.folder.write_evaluation(metrics)
+    summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
+    job.folder.append_metrics({"step": state.step, "eval": summary})
+    listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
+    logger.info("step %d: %s", state.step, listed)
+    return metrics
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second acts as always."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
