@@ -8,8 +8,16 @@ import pytest
 import torch
 import torchvision
 
-from toolbox.models.boxes import BoxCoder, Matcher, RandomSampler, batched_nms, box_overlap, clip_boxes
-from toolbox.models.boxes import to_padded, to_regions
+from toolbox.models.boxes import (
+    BoxCoder,
+    Matcher,
+    RandomSampler,
+    batched_nms,
+    box_overlap,
+    clip_boxes,
+    to_padded,
+    to_regions,
+)
 
 
 def boxes(*rows: list[float]) -> torch.Tensor:
