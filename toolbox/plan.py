@@ -69,7 +69,8 @@ def signature_of(cls: type, family: Registry | None = None) -> Signature:
     try:
         parameters = inspect.signature(cls).parameters
         hints = typing.get_type_hints(
-            cls if dataclasses.is_dataclass(cls) else inspect.unwrap(cls.__init__), include_extras=True
+            cls if dataclasses.is_dataclass(cls) else inspect.unwrap(cls.__init__),  # type: ignore[misc]
+            include_extras=True,
         )
     except (NameError, ValueError) as error:
         raise TypeError(f"the constructor of {cls.__name__} cannot be read: {error}") from error
@@ -283,7 +284,7 @@ def plain(value: Any, annotation: Any = Any) -> Any:
 
 def _item_annotation(choices: tuple[Any, ...], index: int) -> Any:
     """The annotation of one entry of a sequence, over all alternatives that are sequences."""
-    found = []
+    found: list[Any] = []
     for choice in choices:
         arguments = typing.get_args(choice)
         if typing.get_origin(choice) is tuple and arguments[-1] is not Ellipsis:

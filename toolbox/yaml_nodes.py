@@ -237,8 +237,8 @@ def _compose(text: str, source: str) -> yaml.Node | None:
 
 
 def _started(error: yaml.MarkedYAMLError) -> str:
-    mark = error.context_mark
-    return f" that starts at {mark.line + 1}:{mark.column + 1}" if mark and mark.line != error.problem_mark.line else ""
+    mark, at = error.context_mark, error.problem_mark
+    return f" that starts at {mark.line + 1}:{mark.column + 1}" if mark and at and mark.line != at.line else ""
 
 
 class _Converter:
@@ -259,10 +259,10 @@ class _Converter:
             self._findings.add(place, key, "an alias cannot contain itself")
             return Node(None, place)
         self._open.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            result = Node([self.convert(child, f"{key}.{i}".lstrip(".")) for i, child in enumerate(node.value)], place)
-        else:
+        if isinstance(node, yaml.MappingNode):
             result = self._mapping(node, place, key)
+        else:
+            result = Node([self.convert(child, f"{key}.{i}".lstrip(".")) for i, child in enumerate(node.value)], place)
         self._open.discard(id(node))
         return result
 

@@ -127,6 +127,11 @@ def test_check_compares_the_classes_of_both_data_sets(config: Path, capsys: pyte
     assert "data.val: its classes are not those of data.train: it lacks " in capsys.readouterr().err
 
 
+def test_check_compares_the_joints_of_both_data_sets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", config, "data.train.keypoints=true") == 2
+    assert "data.val: its joints (none) are not those of data.train (" in capsys.readouterr().err
+
+
 def test_strict_makes_warnings_errors(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -205,16 +205,20 @@ def _absent_paths(plan: Plan) -> list[Problem]:
 
 
 def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
-    if len(sets) < 2:
+    if len(sets) < 2 or config.data.val is None:
         return []
     train, val = (list(sets[name].classes) for name in ("train", "val"))
-    if train == val or config.data.val is None:
-        return []
-    missing = [name for name in train if name not in val]
-    extra = [name for name in val if name not in train]
-    said = [f"lacks {_few(missing)}" for _ in missing[:1]] + [f"adds {_few(extra)}" for _ in extra[:1]]
-    detail = " and ".join(said) or "orders them otherwise"
-    return [config.data.val.problem(f"its classes are not those of data.train: it {detail}")]
+    if train != val:
+        missing = [name for name in train if name not in val]
+        extra = [name for name in val if name not in train]
+        said = [f"lacks {_few(missing)}" for _ in missing[:1]] + [f"adds {_few(extra)}" for _ in extra[:1]]
+        detail = " and ".join(said) or "orders them otherwise"
+        return [config.data.val.problem(f"its classes are not those of data.train: it {detail}")]
+    joints = [sets[name].skeleton.names if sets[name].skeleton else () for name in ("train", "val")]
+    if joints[0] != joints[1]:
+        message = f"its joints ({_few(joints[1])}) are not those of data.train ({_few(joints[0])})"
+        return [config.data.val.problem(message)]
+    return []
 
 
 def _build_on_meta(config: Config, sets: dict[str, Any]) -> Any:
@@ -238,5 +242,7 @@ def _any_skeleton() -> Any:
 
 
 def _few(names: Any) -> str:
+    if not names:
+        return "none"
     shown = ", ".join(list(names)[:8])
     return f"{shown}, …" if len(names) > 8 else shown
