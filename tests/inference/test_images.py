@@ -1,0 +1,94 @@
+"""Images in any form become one form; a bad file is named in the error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import torch
+
+from toolbox.errors import DataError
+from toolbox.inference.images import as_image, read_image
+
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def test_arrays_tensors_and_pil_images_give_the_same_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    PIL.Image.fromarray(PIXELS).save(path)
+    forms = (PIXELS, PIL.Image.fromarray(PIXELS), torch.from_numpy(PIXELS).permute(2, 0, 1), path, str(path))
+    for form in forms:
+        assert np.array_equal(as_image(form), PIXELS)
+
+
+def test_grey_palette_and_alpha_files_become_rgb(tmp_path: Path) -> None:
+    grey = PIL.Image.fromarray(PIXELS[..., 0])
+    for mode in ("L", "P", "LA", "RGBA", "1"):
+        path = tmp_path / f"{mode}.png"
+        grey.convert(mode).save(path)
+        assert read_image(path).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_as_pil_does(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "turned.png"
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.fromarray(PIXELS).save(path, exif=exif)
+    with PIL.Image.open(path) as stored:
+        assert np.array_equal(read_image(path), np.asarray(PIL.ImageOps.exif_transpose(stored)))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_a_file_cut_short_is_refused_by_name(tmp_path: Path, suffix: str, part: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    PIL.Image.fromarray(np.tile(PIXELS, (8, 8, 1))).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(DataError, match=f"cut.{suffix}: "):
+        read_image(path)
+
+
+def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "folder.jpg").mkdir()
+    for name, message in (
+        ("none.jpg", "No such file"),
+        ("empty.jpg", "not an image"),
+        ("text.jpg", "not an image"),
+        ("folder.jpg", "Is a directory"),
+    ):
+        with pytest.raises(DataError, match=f"{name}: .*{message}"):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((20, 30), np.uint8), r"array of shape \(20, 30\)"),
+        (np.zeros((20, 30, 3), np.float32), "multiply values of 0 … 1 by 255"),
+        (torch.zeros(20, 30, 3, dtype=torch.uint8), r"tensor of shape \(20, 30, 3\)"),
+        (torch.zeros(2, 3, 20, 30, dtype=torch.uint8), r"tensor of shape \(2, 3, 20, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"array of shape \(0, 30, 3\)"),
+        (7, "got int; an image is a path"),
+    ],
+)
+def test_other_shapes_and_types_are_refused_with_what_fits(source: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_image(source)
+
+
+def test_views_that_cannot_be_written_become_arrays_that_torch_takes_without_a_warning(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    locked = PIXELS[:, ::-1]
+    locked.flags.writeable = False
+    assert np.array_equal(torch.from_numpy(as_image(locked)).numpy(), PIXELS[:, ::-1])
+    torch.from_numpy(as_image(PIL.Image.fromarray(PIXELS)))
+    assert not recwarn.list

@@ -1,0 +1,152 @@
+"""The Predictor over a model file, and `rcnn predict` over a run folder; the weights are random."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from pycocotools.coco import COCO
+
+import toolbox
+import toolbox.cli
+from toolbox.errors import CheckpointError, DataError, DeviceError
+from toolbox.weights import save_model
+
+CONFIG = """
+model:
+  backbone: {type: ResNet, depth: 18, norm: gn}
+  neck: {type: FPN, out_channels: 16}
+  rpn:
+    head: {type: ConvRPNHead}
+    anchors: {sizes: [12, 24, 48, 96, 192]}
+    test: {before_nms: 50, after_nms: 20}
+  box:
+    extractor: {type: RoIAlign, output_size: 7}
+    head: {type: TwoFCBoxHead, channels: 32}
+  instance:
+    mask:
+      extractor: {type: RoIAlign, output_size: 14}
+      head: {type: FCNMaskHead, convolutions: 1, channels: 16}
+data:
+  resize: {short: 64, max: 96}
+train: {steps: 1, lr: 0.1}
+test: {score_threshold: 0.0, detections: 9}
+"""
+RANDOM = np.random.default_rng(0)
+IMAGE = RANDOM.integers(0, 256, (120, 90, 3), dtype=np.uint8)
+WIDE = RANDOM.integers(0, 256, (50, 160, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.yaml").write_text(CONFIG)
+    torch.manual_seed(0)
+    model = toolbox.build_detector(toolbox.load_config(folder / "config.yaml"), classes=("cat", "dog"))
+    labels = {"classes": json.dumps(["cat", "dog"]), "category_ids": json.dumps([17, 18]), "skeleton": "null"}
+    metadata = {"config": CONFIG, **labels, "toolbox": toolbox.__version__}
+    save_model(folder / "model.safetensors", model.state_dict(), metadata)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run: Path) -> toolbox.Predictor:
+    return toolbox.Predictor(run, device="cpu")
+
+
+def test_classes_and_category_ids_come_from_the_file(predictor: toolbox.Predictor) -> None:
+    assert (predictor.classes, predictor.category_ids, predictor.skeleton) == (("cat", "dog"), (17, 18), None)
+
+
+def test_the_model_sees_the_image_resized_by_the_data_s_rule(predictor: toolbox.Predictor) -> None:
+    # 120 x 90, short edge 64 but long at most 96: 85 x 64
+    network = torch.from_numpy(cv2.resize(IMAGE, (64, 85), interpolation=cv2.INTER_LINEAR)).permute(2, 0, 1)
+    with torch.no_grad():
+        expected = predictor.model.predict([network], original_sizes=[(120, 90)])[0]
+    found = predictor(IMAGE)[0]
+    assert len(found) == len(expected) == 9 and found.image_size == (120, 90)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=0)
+    assert found.masks == expected.masks and found.masks[0]["size"] == [120, 90]
+
+
+def test_every_form_of_an_image_gives_the_same_detections(predictor: toolbox.Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    PIL.Image.fromarray(IMAGE).save(path)
+    forms = [path, str(path), IMAGE, PIL.Image.fromarray(IMAGE), torch.from_numpy(IMAGE).permute(2, 0, 1)]
+    (expected,) = predictor(IMAGE)
+    for number, found in enumerate(predictor(forms)):
+        assert found.image_id == number
+        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=0)
+        torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=0)
+    assert [len(predictor(form)) for form in forms[-2:]] == [1, 1]
+
+
+def test_images_of_different_sizes_share_a_batch_and_keep_their_order(run: Path, predictor: toolbox.Predictor) -> None:
+    both = toolbox.Predictor(run, device="cpu", batch=2)([IMAGE, WIDE, IMAGE])
+    assert [found.image_size for found in both] == [(120, 90), (50, 160), (120, 90)]
+    torch.testing.assert_close(both[2].boxes, predictor(IMAGE)[0].boxes)
+
+
+def test_no_images_give_no_detections(predictor: toolbox.Predictor) -> None:
+    assert predictor([]) == []
+
+
+def test_threshold_and_number_of_detections_replace_the_run_s(run: Path, predictor: toolbox.Predictor) -> None:
+    scores = predictor(IMAGE)[0].scores
+    lowest, next_lowest = scores.unique()[:2].tolist()
+    limit = (lowest + next_lowest) / 2
+    above = toolbox.Predictor(run / "model.safetensors", device="cpu", score_threshold=limit)(IMAGE)[0]
+    assert len(above) == int((scores > limit).sum()) < 9
+    few = toolbox.Predictor(run, device="cpu", detections=3)(IMAGE)[0]
+    torch.testing.assert_close(few.scores, scores[:3], rtol=0, atol=0)
+
+
+def test_a_bad_image_is_named_and_its_neighbours_are_not_blamed(predictor: toolbox.Predictor, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none.png"):
+        predictor([IMAGE, tmp_path / "none.png"])
+
+
+def test_devices_that_are_not_there_are_refused(run: Path) -> None:
+    with pytest.raises(DeviceError, match="no device is called 'gpu'"):
+        toolbox.Predictor(run, device="gpu")
+    with pytest.raises(DeviceError, match="PyTorch sees"):
+        toolbox.Predictor(run, device="cuda:77")
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=tmp_path.name):
+        toolbox.Predictor(tmp_path)
+
+
+def rcnn(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        toolbox.cli.main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def test_predict_writes_results_and_pictures_of_the_good_images_and_exits_with_2_for_bad_ones(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, image in (("a.png", IMAGE), ("c.png", WIDE)):
+        PIL.Image.fromarray(image).save(tmp_path / "in" / name)
+    assert rcnn("predict", run, tmp_path / "in", "--out", tmp_path / "good") == 0
+    (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG")
+    assert rcnn("predict", run, tmp_path / "in", "--out", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "1 of 3 images could not be read" in said.err and "b.png" in said.err and "a.png" not in said.err
+    truth = COCO(str(tmp_path / "out/images.json"))
+    results = truth.loadRes(str(tmp_path / "out/predictions.json"))
+    assert {row["file_name"].rsplit("/", 1)[1] for row in truth.dataset["images"]} == {"a.png", "c.png"}
+    assert len(results.anns) == 18 and {row["category_id"] for row in results.anns.values()} <= {17, 18}
+    assert sorted(path.name for path in (tmp_path / "out/pictures").iterdir()) == ["a.jpg", "c.jpg"]
+
+
+def test_predict_without_any_image_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn("predict", run, tmp_path, "--out", tmp_path / "out") == 2
+    assert "no image in this folder" in capsys.readouterr().err and not (tmp_path / "out").exists()

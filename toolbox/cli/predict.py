@@ -1,0 +1,50 @@
+"""`rcnn predict`: a trained model over image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolbox.errors import DataError
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder, or its model.safetensors.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT…", help="Images, folders (searched with subfolders) and glob patterns."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made when missing.")],
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score drawn. predictions.json holds every detection.")
+    ] = 0.5,
+    pictures: Annotated[bool, typer.Option(help="Draw each image into OUT/pictures.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+) -> None:
+    """Detect objects in images; write COCO results and pictures.
+
+    OUT/predictions.json is a COCO results list; OUT/images.json says which file each image id is and which class each
+    category id. Images that cannot be read are listed at the end, the others are done all the same, and the exit status
+    is then 2.
+    """
+    from toolbox.inference import Predictor
+    from toolbox.inference.files import ResultFolder, find_images, predict_files
+
+    files = find_images(inputs)
+    predictor = Predictor(run, device=device, batch=batch)
+    problems = []
+    with (
+        ResultFolder(out, predictor, pictures=pictures, threshold=threshold) as folder,
+        typer.progressbar(predict_files(predictor, files, folder), length=len(files), label="predict") as steps,
+    ):
+        problems = [problem for problem in steps if problem is not None]
+    done = len(files) - len(problems)
+    typer.echo(f"{done} images, {folder.count} detections: {folder.results_path}")
+    if pictures and done:
+        typer.echo(f"pictures of detections with a score of at least {threshold:g}: {out / 'pictures'}")
+    if problems:
+        listing = "\n".join(map(str, problems))
+        raise DataError(f"{len(problems)} of {len(files)} images could not be read:\n{listing}")
