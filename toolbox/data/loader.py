@@ -116,16 +116,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
             row[: len(array)] = torch.from_numpy(np.ascontiguousarray(array))
         return out
 
-    keypoints = [sample.keypoints for sample in samples]
-    masks = [sample.masks for sample in samples]
+    keypoints = [sample.keypoints for sample in samples if sample.keypoints is not None]
+    masks = [sample.masks for sample in samples if sample.masks is not None]
     targets = Targets(
         boxes=padded([sample.boxes for sample in samples], torch.float32),
         labels=padded([sample.labels for sample in samples], torch.int64),
         valid=padded([np.ones(count, dtype=bool) for count in counts], torch.bool),
         crowd=padded([sample.crowd for sample in samples], torch.bool),
         area=padded([sample.area for sample in samples], torch.float32),
-        keypoints=None if any(k is None for k in keypoints) else padded(keypoints, torch.float32),
-        masks=None if any(m is None for m in masks) else InstanceMasks(masks),
+        keypoints=padded(keypoints, torch.float32) if len(keypoints) == len(samples) else None,
+        masks=InstanceMasks(masks) if len(masks) == len(samples) else None,
     )
     return Batch(
         images=[torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))) for sample in samples],
@@ -226,7 +226,8 @@ def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_mem
     )
 
 
-def _as_it_is(batch: Batch | ToolboxError) -> Batch | ToolboxError:
+def _as_it_is(batch: Any) -> Any:
+    # `_Source.__getitems__` has collated it.
     return batch
 
 
