@@ -31,8 +31,8 @@ def encode_roi_masks(
 
     The result is, byte for byte, that of pasting on the CPU, thresholding and encoding. With `"torchvision"` as its
     `paste_masks_in_image` does: the mask, in a border of zeros, is resized to whole pixels; above the threshold is set.
-    With `"detectron2"` as its own does: the mask is sampled at the centre of each pixel up to one beyond the box; what is
-    not below the threshold is set. A box outside the image, inverted or not finite gives an empty mask.
+    With `"detectron2"` as its own does: the mask is sampled at the centre of each pixel up to one beyond the box; not
+    below the threshold is set. A box outside the image, inverted or not finite gives an empty mask.
 
     Args:
         probabilities: (D, M, M).
