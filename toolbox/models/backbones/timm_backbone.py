@@ -79,8 +79,8 @@ def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | 
         )
     except (OSError, RuntimeError) as error:  # what the hub raises without a network or for a network without weights
         raise CheckpointError(
-            f"timm's weights of '{name}' cannot be downloaded ({error}); put a file on this machine and give its path as "
-            f"'weights'"
+            f"timm's weights of '{name}' cannot be downloaded ({error}); "
+            f"put a file on this machine and give its path as 'weights'"
         ) from error
     if on_meta or weights in (None, "pretrained"):
         return network
