@@ -1,0 +1,167 @@
+"""`rcnn train` and `rcnn eval`: configs to runs, and runs to average precision."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolbox.errors import CheckpointError, ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.cli.progress_line import ProgressLine
+    from toolbox.inference.loading import LoadedDetector
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, e.g. train.lr=0.01.", show_default=False)
+]
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Run folder; by default runs/ and the config's name.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+) -> None:
+    """Train a detector, or go on with a run.
+
+    The run folder gets config.yaml (resolved), metrics.jsonl, eval.json, model.safetensors, checkpoint.pt and log.txt.
+    Ctrl-C finishes the step, writes a checkpoint and leaves; --resume goes on from there as if nothing had happened.
+    """
+    from toolbox.engine.train import TrainingDiverged
+    from toolbox.engine.train import train as run_training
+    from toolbox.schema import load_config
+
+    checked = load_config(config, overrides or ())
+    folder = run or Path("runs") / config.stem
+    with _progress() as progress:
+        try:
+            result = run_training(checked, folder, resume=resume, on_progress=progress)
+        except TrainingDiverged as error:
+            progress.clear()
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+    if not result["finished"]:
+        typer.echo(f"stopped after step {result['step']} of {checked.train.steps}; go on with --resume", err=True)
+        raise typer.Exit(130)
+    if result["metrics"]:
+        typer.echo(metrics_table(result["metrics"]))
+    typer.echo(f"{folder}: {result['step']} steps done, the model is {folder / 'model.safetensors'}")
+
+
+def evaluate(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|CONFIG", help="A run folder, its model.safetensors, or a YAML file.")
+    ],
+    overrides: Overrides = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", help="Weights for a CONFIG, or instead of a RUN's own.", show_default=False),
+    ] = None,
+) -> None:
+    """Evaluate a run or a config with weights on data.val.
+
+    A run's eval.json is replaced, unless there are overrides or other weights.
+    """
+    from toolbox.engine.evaluate import evaluate as run_evaluation
+    from toolbox.engine.job import open_dataset
+    from toolbox.engine.run_folder import RunFolder
+    from toolbox.inference.predictor import choose_device
+
+    loaded = _load(source, overrides or [], weights)
+    config = loaded.config
+    dataset = open_dataset(config, "val")
+    _check(loaded, dataset, source)
+    with _progress() as progress:
+        metrics = run_evaluation(
+            loaded.model,
+            dataset,
+            resize=config.data.resize,
+            device=choose_device(config.train.device),
+            workers=config.data.workers,
+            max_detections=config.test.detections,
+            on_progress=progress,
+        )
+    if source.is_dir() and not overrides and weights is None:
+        RunFolder(source).write_evaluation(metrics)
+    typer.echo(metrics_table(metrics))
+
+
+def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDetector:
+    from toolbox.engine.job import open_dataset
+    from toolbox.inference.loading import LoadedDetector, load_detector
+    from toolbox.models.builder import build_detector
+    from toolbox.schema import load_config
+    from toolbox.weights import load_model, load_weights
+
+    if source.suffix not in (".yaml", ".yml"):
+        if not source.exists():
+            raise CheckpointError(f"{source}: no such run folder or file")
+        loaded = load_detector(source, overrides)
+        if weights is not None:
+            load_weights(loaded.model, load_model(weights)[0], str(weights))
+        return loaded
+    if weights is None:
+        raise CheckpointError(f"{source}: a config has no weights; give a run folder, or add --weights FILE")
+    config = load_config(source, overrides)
+    dataset = open_dataset(config, "val")
+    model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton)
+    load_weights(model, load_model(weights)[0], str(weights))
+    return LoadedDetector(model, config, dataset.classes, dataset.category_ids, dataset.skeleton)
+
+
+def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
+    from toolbox.engine.evaluate import check_classes
+
+    if len(dataset) == 0:
+        raise ToolboxError("data.val has no images to evaluate on")
+    check_classes(loaded.classes, dataset, str(source), "data.val")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[ProgressLine]:
+    """A progress line on a terminal; the log's lines are then left to log.txt, except for warnings."""
+    from toolbox.cli.progress_line import ProgressLine
+
+    line = ProgressLine()
+    screens = [h for h in logging.getLogger("toolbox").handlers if type(h) is logging.StreamHandler]
+    levels = [handler.level for handler in screens]
+    if line.shown:
+        for handler in screens:
+            handler.setLevel(logging.WARNING)
+    try:
+        yield line
+    finally:
+        line.clear()
+        for handler, level in zip(screens, levels, strict=True):
+            handler.setLevel(level)
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """AP by kind, and by class where there are several; percent, a dash where there is nothing to find."""
+    order = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "AR")
+    columns = [name for name in order if any(name in numbers for numbers in metrics.values())]
+    lines = [" " * 10 + "".join(f"{name:>8}" for name in columns)]
+    lines += [
+        f"{kind:<10}" + "".join(_cell(numbers.get(name)) for name in columns) for kind, numbers in metrics.items()
+    ]
+    classes = max((list(numbers["per_class"]) for numbers in metrics.values()), key=len, default=[])
+    if len(classes) > 1:
+        width = max(10, *(len(name) + 2 for name in classes))
+        lines += ["", f"{'AP':<{width}}" + "".join(f"{kind:>11}" for kind in metrics)]
+        lines += [
+            f"{name:<{width}}" + "".join(f"{_cell(n['per_class'].get(name)):>11}" for n in metrics.values())
+            for name in classes
+        ]
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return f"{'–' if value is None or value < 0 else f'{100 * value:.1f}':>8}"
