@@ -48,8 +48,8 @@ def coco_metrics(
         backend: the package to use; by default hotcoco, or pycocotools where it is not installed.
 
     Returns:
-        COCO's 12 numbers by name (10 for keypoints) and `per_class`, AP by class name. As in COCO's own summary, -1 where
-        the ground truth has no object of that size or class.
+        COCO's 12 numbers by name (10 for keypoints) and `per_class`, AP by class name. As in COCO's own summary, -1
+        where the ground truth has no object of that size or class.
     """
     limits = [20] if kind == "keypoints" else [1, 10, 100]
     if kind != "keypoints" and max_detections > 100:

@@ -29,7 +29,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
 
 
 def read_later(values: Tensor) -> Callable[[], list[float]]:
-    """Start copying values to the host; the function returned waits for this copy only, not for what is queued after."""
+    """Start copying values to the host; the function returned waits for it, not for what is queued after."""
     if values.device.type != "cuda":
         return values.tolist
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from toolbox.data.interfaces import Dataset
 from toolbox.data.loader import evaluation_loader
@@ -15,32 +15,12 @@ from toolbox.data.resize import Resize
 from toolbox.engine.coco_metrics import Kind, coco_metrics, coco_results, records_of
 from toolbox.engine.progress import OnProgress, Progress
 from toolbox.errors import DataError, did_you_mean
-from toolbox.structures import Detections
 
 logger = logging.getLogger("toolbox")
 
 
-class Detector(Protocol):
-    """What is evaluated: an `nn.Module` with `predict`."""
-
-    training: bool
-
-    def to(self, device: torch.device) -> Any: ...
-
-    def train(self, mode: bool = True) -> Any: ...
-
-    def eval(self) -> Any: ...
-
-    def predict(
-        self,
-        images: Sequence[Tensor],
-        original_sizes: Sequence[tuple[int, int]] | None = None,
-        image_ids: Sequence[int] = (),
-    ) -> list[Detections]: ...
-
-
 def evaluate(
-    detector: Detector,
+    detector: nn.Module,
     dataset: Dataset,
     *,
     resize: Resize | None,
@@ -53,7 +33,7 @@ def evaluate(
     """Run a detector over a data set and compare with its ground truth.
 
     Args:
-        detector: its labels are the data set's.
+        detector: has `predict`, as RCNN; its labels are the data set's.
         dataset: images and objects.
         resize: how images are brought to network size; None keeps their own.
         device: where to run; the detector is moved there and left in the mode it was in.
@@ -68,6 +48,7 @@ def evaluate(
     """
     loader = evaluation_loader(dataset, resize=resize, batch=batch, workers=workers, pin_memory=device.type == "cuda")
     training = detector.training
+    predict: Any = detector.predict
     detector.to(device).eval()
     results: list[dict[str, Any]] = []
     predicted: set[Kind] = {"bbox"}
@@ -75,7 +56,7 @@ def evaluate(
     try:
         with torch.inference_mode():
             for images in loader:
-                found = detector.predict(images.images, images.original_sizes, images.image_ids)
+                found = predict(images.images, images.original_sizes, images.image_ids)
                 results += coco_results(found, dataset.category_ids)
                 predicted |= {"segm"} if any(d.masks is not None for d in found) else set()
                 predicted |= {"keypoints"} if any(d.keypoints is not None for d in found) else set()

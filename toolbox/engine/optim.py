@@ -112,7 +112,7 @@ class MultiStep:
 
     def __post_init__(self) -> None:
         at = self.drops()
-        if any(m < 0 for m in self.milestones) or list(at) != sorted(set(at)):
+        if any(m < 0 for m in self.milestones) or list(at) != sorted(at) or len({*self.milestones}) < len(at):
             raise ConfigError(
                 [
                     Problem(

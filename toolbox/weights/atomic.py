@@ -14,8 +14,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()  # with the user's usual permissions; some writers make files for the owner only
+        temporary.touch()
+        usual = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(usual)  # safetensors makes its files for the owner only
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)  # the rename itself is only durable once the folder is

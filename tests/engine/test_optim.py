@@ -1,0 +1,104 @@
+"""Schedules by hand, parameter groups, and averaged weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from toolbox.engine.ema import AveragedWeights
+from toolbox.engine.optim import SGD, Adam, AdamW, Cosine, MultiStep, parameter_groups
+from toolbox.errors import ConfigError
+
+
+def test_multistep_drops_at_fractions_and_at_steps() -> None:
+    for milestones in ((0.5, 0.75), (50, 75), (0.5, 75)):
+        schedule = MultiStep(100, milestones=milestones, warmup_steps=0)
+        assert [schedule(step) for step in (0, 49)] == [1.0, 1.0]
+        assert [schedule(step) for step in (50, 74)] == pytest.approx([0.1, 0.1])
+        assert [schedule(step) for step in (75, 99)] == pytest.approx([0.01, 0.01])
+
+
+def test_warmup_rises_linearly_from_its_factor_to_one() -> None:
+    schedule = MultiStep(100, warmup_steps=4, warmup_factor=0.2)
+    assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_warmup_takes_a_tenth_of_a_short_run_and_1000_steps_of_a_long_one() -> None:
+    assert MultiStep(90)(8) < 1 == MultiStep(90)(9)
+    assert MultiStep(90_000)(999) < 1 == MultiStep(90_000)(1000)
+
+
+def test_cosine_is_one_after_the_warmup_half_way_down_in_the_middle_and_final_at_the_end() -> None:
+    schedule = Cosine(110, warmup_steps=10, warmup_factor=0.5, final=0.2)
+    assert [schedule(step) for step in (0, 10, 60, 110)] == pytest.approx([0.5, 1.0, 0.6, 0.2])
+
+
+def test_a_run_of_one_step_needs_no_other_milestones() -> None:
+    assert MultiStep(1)(0) == 1.0
+
+
+@pytest.mark.parametrize("milestones", [(0.9, 0.5), (50, 50), (-1, 10)])
+def test_milestones_that_do_not_grow_are_refused(milestones: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match="train.schedule.milestones"):
+        MultiStep(100, milestones=milestones)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+        self.again = self.conv
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+def test_norms_and_biases_have_no_weight_decay_and_frozen_parameters_are_left_out() -> None:
+    net = Net()
+    decayed, plain = parameter_groups(net)
+    assert decayed["params"] == [net.conv.weight]
+    assert plain["weight_decay"] == 0.0
+    assert set(plain["params"]) == {net.conv.bias, net.norm.weight, net.norm.bias, net.scale}
+
+
+def test_biases_are_decayed_where_asked() -> None:
+    net = Net()
+    decayed, plain = parameter_groups(net, decay_biases=True)
+    assert set(decayed["params"]) == {net.conv.weight, net.conv.bias}
+    assert set(plain["params"]) == {net.norm.weight, net.norm.bias, net.scale}
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
+def test_a_step_without_a_gradient_decays_the_weights_only(optimizer: type) -> None:
+    net = Net()
+    for parameter in net.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer(parameter_groups(net), lr=0.1, weight_decay=0.5).step()
+    assert (net.conv.weight < 1).all() and (net.conv.bias == 1).all() and (net.norm.weight == 1).all()
+
+
+def test_averaged_weights_follow_the_formula() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 1.0)
+    average = AveragedWeights(net, 0.5)
+    nn.init.constant_(net.weight, 11.0)
+    average.update(net, 0)  # the decay of the first step is 1 / 10
+    assert average.values["weight"].item() == pytest.approx(0.1 * 1 + 0.9 * 11)
+    nn.init.constant_(net.weight, 0.0)
+    average.update(net, 100)  # and after many it is 0.5
+    assert average.values["weight"].item() == pytest.approx(0.5 * 10)
+
+
+def test_averaged_weights_are_in_the_model_only_for_a_while() -> None:
+    net = nn.BatchNorm1d(1)
+    average = AveragedWeights(net, 0.5)
+    nn.init.constant_(net.weight, 3.0)
+    net.num_batches_tracked += 7
+    average.update(net, 100)
+    with pytest.raises(KeyError), average.applied(net):
+        assert net.weight.item() == 2.0
+        raise KeyError
+    assert net.weight.item() == 3.0
+    assert average.values["num_batches_tracked"] == 7

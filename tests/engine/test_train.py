@@ -1,0 +1,193 @@
+"""The training loop: exact resume, accumulation, averaging, stopping, and what a run folder holds afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from toolbox.engine import Progress, TrainingDiverged, train
+from toolbox.engine.checkpoint import load_checkpoint
+from toolbox.errors import CheckpointError, ConfigError, DataError, ToolboxError
+from toolbox.weights import load_model
+
+MakeConfig = Callable[..., Any]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / "checkpoint.pt")["model"]
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupt_at(step: int) -> Callable[[Progress], None]:
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "train" and progress.done == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return on_progress
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"ema": 0.9}, {"micro_batch": 2, "clip_norm": 0.1}])
+def test_a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, optimizer: dict[str, Any]
+) -> None:
+    config = tiny_config(model={"dropout": 0.5}, val=tiny_images, **optimizer)
+    whole = train(config, tmp_path / "whole")
+    stopped = train(config, tmp_path / "parts", on_progress=interrupt_at(5))
+    assert (stopped["step"], stopped["finished"]) == (5, False)
+    torch.rand(7)  # the random state at the restart is another one
+    resumed = train(config, tmp_path / "parts", resume=True)
+    assert whole["finished"] and resumed["finished"] and resumed["step"] == 12
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert_same(
+        load_model(tmp_path / "whole/model.safetensors")[0], load_model(tmp_path / "parts/model.safetensors")[0]
+    )
+    assert whole["metrics"] == resumed["metrics"]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = tiny_config(model={"dropout": 0.5}, checkpoint_every=4, log_every=1)
+
+    def die(progress: Progress) -> None:
+        if progress.done == 7:
+            raise MemoryError  # anything that no one catches
+
+    with pytest.raises(MemoryError):
+        train(config, tmp_path / "parts", on_progress=die)
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6, 7]
+    train(config, tmp_path / "parts", resume=True)
+    train(config, tmp_path / "whole")
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert [line["step"] for line in lines(tmp_path / "parts")] == list(range(1, 13))
+    losses = [[line["losses"] for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_an_evaluation_in_between_does_not_change_the_training(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    train(tiny_config(model={"dropout": 0.5}, val=tiny_images, eval_every=2), tmp_path / "often")
+    train(tiny_config(model={"dropout": 0.5}), tmp_path / "never")
+    assert_same(weights(tmp_path / "often"), weights(tmp_path / "never"))
+    assert [line["step"] for line in lines(tmp_path / "often") if "eval" in line] == [2, 4, 6, 8, 10, 12]
+    assert not (tmp_path / "never/eval.json").exists()
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(batch=4, clip_norm=0.5), tmp_path / "whole")
+    train(tiny_config(batch=4, micro_batch=1, clip_norm=0.5), tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-4, atol=1e-6)
+    for one, other in zip(lines(tmp_path / "whole"), lines(tmp_path / "parts"), strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+
+
+def test_another_seed_gives_other_weights(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=1), tmp_path / "a")
+    train(tiny_config(steps=1, seed=1), tmp_path / "b")
+    assert not torch.equal(weights(tmp_path / "a")["box.weight"], weights(tmp_path / "b")["box.weight"])
+
+
+def test_the_loss_falls_and_the_learning_rate_follows_the_schedule(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=100, batch=12, log_every=50), tmp_path / "run")
+    first, last = lines(tmp_path / "run")
+    assert last["loss"] < first["loss"] / 2
+    assert first["lr"] == 0.05  # long after the warm-up of 10 steps
+    assert last["lr"] == pytest.approx(0.05 * 0.01)  # after both drops
+    assert last["losses"].keys() == {"corner", "size"}
+    assert last["loss"] == pytest.approx(sum(last["losses"].values()))
+    assert last["images_per_second"] > 0 and last["peak_memory_mb"] > 10
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingDiverged, match=r"step 7: .*corner 0\.\d+, size nan.*images \[1\d\d, ") as error:
+        train(tiny_config(model={"nan_at": 7}, checkpoint_every=6), tmp_path / "run")
+    assert "train.lr" in str(error.value)
+    assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 6
+
+
+def test_the_averaged_weights_are_evaluated_and_kept(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    result = train(tiny_config(val=tiny_images, ema=0.9, steps=3), tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    kept, metadata = load_model(tmp_path / "run/model.safetensors")
+    assert_same(kept, state["ema"])
+    assert not torch.equal(kept["box.weight"], state["model"]["box.weight"])
+    assert json.loads(metadata["classes"]) == ["thing"] and json.loads(metadata["category_ids"]) == [5]
+    assert json.loads((tmp_path / "run/eval.json").read_text()) == result["metrics"]
+
+
+def test_a_folder_with_a_run_is_refused_with_what_to_do(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=1), tmp_path / "run")
+    with pytest.raises(ToolboxError, match="holds a run already .*--resume"):
+        train(tiny_config(steps=1), tmp_path / "run")
+
+
+def test_resuming_with_another_config_names_the_keys(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"train\.lr: the run has 0\.05, now it is 0\.1"):
+        train(tiny_config(steps=1, lr=0.1), tmp_path / "run", resume=True)
+    again = train(tiny_config(steps=1, log_every=1), tmp_path / "run", resume=True)  # how it is watched may change
+    assert again["finished"]
+
+
+def test_resuming_without_a_checkpoint_starts_at_the_beginning(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    assert train(tiny_config(steps=1), tmp_path / "run", resume=True)["step"] == 1
+
+
+def test_a_second_writer_of_a_run_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    seen = []
+
+    def second(progress: Progress) -> None:
+        with pytest.raises(ToolboxError, match=f"another process .pid {os.getpid()} on .* is writing this run"):
+            train(tiny_config(steps=1), tmp_path / "run", resume=True)
+        seen.append(progress.done)
+
+    train(tiny_config(steps=1), tmp_path / "run", on_progress=second)
+    assert seen == [1]
+
+
+def test_a_damaged_checkpoint_is_named(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=2), tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="checkpoint.pt: cannot be read as a checkpoint"):
+        train(tiny_config(steps=2), tmp_path / "run", resume=True)
+
+
+def test_validation_classes_that_differ_are_named_before_training(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    class Misspelt(tiny_images):  # type: ignore[misc]
+        classes = ("things",)
+
+    with pytest.raises(DataError, match="data.val lacks 'thing'; did you mean 'things'"):
+        train(tiny_config(val=Misspelt), tmp_path / "run")
+
+
+def test_a_config_without_training_data_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    object.__setattr__(config.data, "train", None)
+    with pytest.raises(ConfigError, match="tiny.yaml: data.train: there is none"):
+        train(config, tmp_path / "run")
