@@ -114,6 +114,6 @@ def check_classes(classes: Sequence[str], dataset: Dataset, source: str, target:
         parts = (
             [f"{target} lacks {', '.join(map(repr, lacking[:5]))}{did_you_mean(lacking[0], extra)}"] if lacking else []
         )
-        parts += [f"{source} lacks {', '.join(map(repr, extra[:5]))}{did_you_mean(extra[0], lacking)}"] if extra else []
+        parts += [f"{source} lacks {', '.join(map(repr, extra[:5]))}"] if extra else []
         difference = "; ".join(parts)
     raise DataError(f"the classes of {target} ({len(there)}) are not those of {source} ({len(classes)}): {difference}")

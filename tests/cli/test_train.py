@@ -1,0 +1,156 @@
+"""`rcnn train` and `rcnn eval` on a model that trains in seconds, and what they draw on a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from toolbox.cli import main
+from toolbox.cli.progress_line import ProgressLine, describe
+from toolbox.cli.train import metrics_table
+from toolbox.engine.progress import Progress
+
+CONFIG = """
+model:
+  backbone: {type: ResNet, depth: 18, norm: gn}
+  neck: {type: FPN, out_channels: 8}
+  rpn: {head: {type: ConvRPNHead}, anchors: {sizes: [12, 24, 48, 96, 192]}}
+  box:
+    extractor: {type: RoIAlign, output_size: 3}
+    head: {type: TwoFCBoxHead, channels: 16}
+data:
+  train: {type: Shapes, length: 8, seed: 0}
+  val: {type: Shapes, length: 2, seed: 1}
+  resize: {short: 64, max: 64}
+  workers: 1
+train: {steps: 2, batch: 1, lr: 0.001, log_every: 1}
+"""
+
+
+def rcnn(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """The command line adds a handler to the log; take it away again."""
+    logger = logging.getLogger("toolbox")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:], logger.level = handlers, level
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert rcnn("train", config, "train.seed=3", "--run", folder) == 0
+    return folder
+
+
+def test_a_run_folder_holds_everything_and_its_config_the_overrides(run: Path) -> None:
+    names = {"config.yaml", "metrics.jsonl", "eval.json", "model.safetensors", "checkpoint.pt", "log.txt"}
+    assert names <= {file.name for file in run.iterdir()}
+    assert "seed: 3" in (run / "config.yaml").read_text()
+    assert "step 2/2: loss" in (run / "log.txt").read_text()
+    assert {"AP", "AP50", "AR100", "per_class"} <= json.loads((run / "eval.json").read_text())["bbox"].keys()
+
+
+def test_eval_of_a_run_gives_the_numbers_that_training_gave(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = json.loads((run / "eval.json").read_text())
+    assert rcnn("eval", run) == 0
+    assert json.loads((run / "eval.json").read_text()) == before
+    table = capsys.readouterr().out
+    assert table.split()[:3] == ["AP", "AP50", "AP75"] and "circle" in table
+
+
+def test_eval_of_a_config_takes_weights(run: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn("eval", config, "--weights", run / "model.safetensors") == 0
+    assert rcnn("eval", run, "test.score_threshold=0.99") == 0
+    assert rcnn("eval", config) == 2
+    assert "add --weights FILE" in capsys.readouterr().err
+
+
+def test_a_second_training_into_the_folder_is_wrong_input(
+    run: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rcnn("train", config, "train.seed=3", "--run", run) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert rcnn("train", config, "train.seed=3", "--run", run, "--resume") == 0
+
+
+def test_ctrl_c_to_the_whole_process_group_leaves_a_checkpoint_and_says_how_to_go_on(
+    config: Path, tmp_path: Path
+) -> None:
+    command = "from toolbox.cli import main; main()"
+    arguments: Sequence[str] = ["train", str(config), "train.steps=100000", "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments],
+        cwd=Path(__file__).resolve().parents[2],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = tmp_path / "run/metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's worker gets it too
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "go on with --resume" in errors and "Traceback" not in errors
+    assert (tmp_path / "run/checkpoint.pt").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_shows_rate_and_time_left() -> None:
+    assert describe(Progress("train", 30, 120), 0.25) == (
+        "train [######------------------]    30/120  4.0 s each  0:06:00 left"
+    )
+    assert describe(Progress("eval", 0, 10), None) == "eval [------------------------]     0/10"
+
+
+def test_only_a_terminal_gets_the_line() -> None:
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        line = ProgressLine(stream)
+        line(Progress("train", 1, 1, {"loss": 0.5}))
+        line.clear()
+    assert "1/1" in terminal.getvalue() and "loss 0.500" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\x1b[K")
+    assert file.getvalue() == ""
+
+
+def test_the_table_is_in_percent_with_a_dash_where_nothing_was_to_be_found() -> None:
+    numbers = {"AP": 0.5, "AP50": 1.0, "APs": -1.0, "per_class": {"a": 0.25, "bee": -1.0}}
+    table = metrics_table({"bbox": numbers})
+    assert [line.split() for line in table.splitlines()] == [
+        ["AP", "AP50", "APs"],
+        ["bbox", "50.0", "100.0", "–"],
+        [],
+        ["AP", "bbox"],
+        ["a", "25.0"],
+        ["bee", "–"],
+    ]
