@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from toolbox.engine.coco_metrics import coco_results
 from toolbox.errors import DataError
 from toolbox.inference.images import read_image
+from toolbox.inference.pictures import write_picture
 from toolbox.inference.predictor import Predictor
 from toolbox.structures import Detections
 from toolbox.visualize import draw_detections, picture_scale
@@ -132,10 +132,7 @@ class ResultFolder:
             name, number = f"{file.stem}-{number}", number + 1
         self._taken.add(name.lower())
         target = Path("pictures") / f"{name}.jpg"
-        done, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-        if not done:
-            raise DataError(f"{self.path / target}: picture of {picture.shape} cannot be written as JPEG")
-        (self.path / target).write_bytes(content.tobytes())
+        write_picture(self.path / target, picture)
         return target.as_posix()
 
 
