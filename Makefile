@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml setup.py $(NATIVE)
 install: $(INSTALLED) ## create .venv and install the toolbox with its development tools
 
 quickstart: $(INSTALLED) ## train, evaluate and draw a small Mask R-CNN (a few minutes on two cores)
-	$(BIN)/rcnn train configs/quickstart.yaml --run $(RUN)
+	$(BIN)/rcnn train configs/quickstart.yaml --run $(RUN) $(if $(wildcard $(RUN)/checkpoint.pt),--resume)
 	@echo "pictures: $(RUN)/pictures    weights: $(RUN)/model.safetensors    figures: $(RUN)/eval.json"
 
 test: $(INSTALLED) ## run the tests
