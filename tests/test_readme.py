@@ -18,7 +18,13 @@ import toolbox.cli
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?P<skip><!-- not run: .+? -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
 # What keeps the test short, and what it cannot have: downloaded weights. Everything else is as the README says.
-SHORT = ["train.steps=2", "train.schedule={type: MultiStep, milestones: []}", "train.batch=2", "train.eval_every=null", "data.workers=0"]
+SHORT = [
+    "train.steps=2",
+    "train.schedule={type: MultiStep, milestones: []}",
+    "train.batch=2",
+    "train.eval_every=null",
+    "data.workers=0",
+]
 SHORT_FOR = {
     "mine.yaml": [
         *SHORT,
