@@ -18,6 +18,9 @@ namespace py = pybind11;
 namespace toolbox {
 namespace {
 
+// Raised with every change of what Python sees, so that a stale build is noticed (_INTERFACE in toolbox/ops/native.py).
+constexpr int kInterface = 1;
+
 using LevelTuple = std::tuple<uint64_t, int, int, double, int>;
 
 Request make_request(const std::vector<LevelTuple>& levels, int64_t images, int64_t channels, uint64_t rois,
@@ -84,6 +87,7 @@ void backward_cuda(const Request& request, uint64_t pooled, const std::vector<ui
 PYBIND11_MODULE(_native, module) {
   using namespace toolbox;
   module.doc() = "RoI pooling on the CPU, and on CUDA where it was built with nvcc.";
+  module.attr("INTERFACE") = kInterface;
   module.attr("MAX_LEVELS") = kMaxLevels;
   py::class_<Request>(module, "Request")
       .def(py::init(&make_request), py::arg("levels"), py::arg("images"), py::arg("channels"), py::arg("rois"),

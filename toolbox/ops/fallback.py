@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolbox.ops import reference
+from toolbox.ops import native, reference
 from toolbox.ops.arguments import PoolSettings, bad_image_index
 
 
 def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
     """Pool (R, C, P, P) out of checked arguments, differentiable."""
     if not torch.compiler.is_compiling():
-        _warn_once(features[0].device.type)
+        if not native.native_built():
+            _warn_once()
         if features[0].device.type == "cpu":
             _check_images(rois, features[0].shape[0])
     if settings.method == "align_max":
@@ -51,9 +52,8 @@ def _check_images(rois: Tensor, images: int) -> None:
 
 
 @functools.cache
-def _warn_once(device_type: str) -> None:
+def _warn_once() -> None:
     logging.getLogger("toolbox").warning(
-        "toolbox.ops: no compiled RoI operations for '%s', so slower ones of torchvision and PyTorch run; "
-        "reinstall with a C++ compiler (and nvcc for CUDA), without TOOLBOX_NATIVE=0",
-        device_type,
+        "the compiled part of toolbox.ops cannot be used: %s. Slower operations of torchvision and PyTorch run instead",
+        native.missing_because,
     )

@@ -1,11 +1,13 @@
 """The compiled extension as a torch operation: `toolbox::pool_regions`, with its gradient and its shape rule.
 
-The extension knows addresses and sizes, not torch. This module makes sure that they are right, and is its only importer.
+The extension knows addresses and sizes, not torch. This module is its only importer and makes sure that they are right.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import logging
 from collections.abc import Sequence
 from types import ModuleType
@@ -16,11 +18,23 @@ from torch import Tensor
 
 from toolbox.ops.arguments import PoolSettings, bad_image_index
 
-try:
-    from toolbox.ops import _native as _extension
-except ImportError:
-    _extension = None
+_INTERFACE = 1  # kInterface in csrc/bindings.cpp
 
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The extension, or why there is none."""
+    if importlib.util.find_spec("toolbox.ops._native") is None:
+        return None, "it was not compiled (TOOLBOX_NATIVE=0, or run from sources that were never built)"
+    try:
+        extension = importlib.import_module("toolbox.ops._native")
+    except ImportError as error:
+        return None, f"it does not load ({error})"
+    if getattr(extension, "INTERFACE", None) != _INTERFACE:
+        return None, "it was compiled from other sources; build it again"
+    return extension, ""
+
+
+_extension, missing_because = _load()
 _log = logging.getLogger("toolbox")
 _METHODS = {"align_average": 0, "align_max": 1, "pool_max": 2}
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -30,10 +44,11 @@ _SETTINGS = (
     "SymInt[] output_size, float[] scales, int[] numbers, str method, int sampling_ratio, bool aligned, "
     "float canonical_size, int canonical_level"
 )
+_BACKWARD = "Tensor pooled, Tensor[] features, SymInt[] shapes, bool channels_last, Tensor rois"
 
 
 def native_built() -> bool:
-    """Whether the extension was compiled."""
+    """Whether the compiled extension is there."""
     return _extension is not None
 
 
@@ -44,21 +59,23 @@ def cuda_usable() -> bool:
     if _extension is None:
         return False
     if not _extension.WITH_CUDA:
-        _log.warning("toolbox.ops was built without CUDA: RoI operations on the GPU run on torchvision's or PyTorch's")
+        _log.warning(
+            "toolbox.ops was built without CUDA: on the GPU, RoI operations run on torchvision or plain PyTorch"
+        )
         return False
     problem = _extension.cuda_problem()
     if problem:
-        _log.warning("toolbox.ops cannot use its CUDA kernels: %s; torchvision's or PyTorch's run instead", problem)
+        _log.warning("toolbox.ops cannot use its CUDA kernels: %s; torchvision or plain PyTorch serve instead", problem)
     return not problem
 
 
 def usable_on(device_type: str) -> bool:
     """Whether the compiled operation serves tensors of this device type."""
+    if device_type == "meta":
+        return True  # shapes alone need no kernel
     if _extension is None:
         return False
-    if device_type == "cuda":
-        return cuda_usable()
-    return device_type in ("cpu", "meta")
+    return cuda_usable() if device_type == "cuda" else device_type == "cpu"
 
 
 def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
@@ -171,7 +188,7 @@ def _empty_pooled(features: Sequence[Tensor], rois: Tensor, output_size: Sequenc
 @torch.library.custom_op(
     "toolbox::pool_regions_backward",
     mutates_args=(),
-    schema=f"(Tensor pooled, Tensor[] features, SymInt[] shapes, bool channels_last, Tensor rois, {_SETTINGS}) -> Tensor[]",
+    schema=f"({_BACKWARD}, {_SETTINGS}) -> Tensor[]",
 )
 def _backward_op(
     pooled: Tensor,

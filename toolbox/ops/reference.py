@@ -78,7 +78,7 @@ def _sample_places(low: Tensor, high: Tensor, scale: float, bins: int, settings:
 
 
 def _interpolate(image: Tensor, places: Tensor, dim: int) -> Tensor:
-    """Linear interpolation of `image` at `places` along `dim`; zero more than a cell outside, constant at the border."""
+    """Interpolate `image` linearly at `places` along `dim`: constant at the border, zero more than a cell outside."""
     size = image.shape[dim]
     inside = (places >= -1) & (places <= size)
     places = torch.where(inside, places, 0.0).clamp(0, size - 1)

@@ -45,8 +45,8 @@ def roi_align(
         (R, C, P, P).
 
     Raises:
-        ArgumentError: shapes, types or settings do not fit; on the CPU also an image index that does not exist (on CUDA,
-            which is not waited for, such a region is zero).
+        ArgumentError: shapes, types or settings do not fit; on the CPU also an image index that does not exist (CUDA is
+            not waited for: there such a region is zero).
     """
     settings = PoolSettings(
         size_pair(output_size), (float(spatial_scale),), (0,), align_method(mode), int(sampling_ratio), bool(aligned)
@@ -68,8 +68,8 @@ def multiscale_roi_align(
 ) -> Tensor:
     """RoIAlign on a pyramid: each region is read from the level that fits its size, all in one call.
 
-    The level is floor(canonical_level + log2(sqrt(area) / canonical_size)), the FPN paper's rule, or the nearest that is
-    there; level k is the map of stride 2 ** k.
+    The level is floor(canonical_level + log2(sqrt(area) / canonical_size)), the FPN paper's rule, or the nearest that
+    is there; level k is the map of stride 2 ** k.
 
     Args:
         features: per level (N, C, H, W), from fine to coarse.
