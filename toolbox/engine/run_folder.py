@@ -48,6 +48,7 @@ class RunFolder:
         self.evaluation = self.path / "eval.json"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.pictures = self.path / "pictures"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"
 

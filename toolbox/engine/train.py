@@ -22,6 +22,7 @@ from toolbox.engine.job import Job, prepare
 from toolbox.engine.progress import OnProgress, Progress
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.window import Window
+from toolbox.inference.pictures import draw_dataset
 from toolbox.schema import Config
 from toolbox.structures import Batch
 
@@ -196,6 +197,7 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
             max_detections=job.config.test.detections,
             on_progress=watch,
         )
+        draw_dataset(state.model, job.val_set, job.folder.pictures, resize=data.resize, device=job.device)
     job.folder.write_evaluation(metrics)
     summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
     job.folder.append_metrics({"step": state.step, "eval": summary})

@@ -54,7 +54,7 @@ def draw_dataset(
             height, width = sample.image.shape[:2]
             network = torch.from_numpy(resize_image(sample.image, resize)).permute(2, 0, 1).to(device)
             with torch.inference_mode():
-                (found,) = model.predict([network], original_sizes=[(height, width)])
+                (found,) = model.predict([network], [(height, width)], [sample.image_id])
             look: dict[str, Any] = {"skeleton": dataset.skeleton, "scale": picture_scale(height, width, target=384)}
             truth = draw_sample(sample, dataset.classes, **look)
             guess = draw_detections(sample.image, found, dataset.classes, threshold=threshold, **look)
