@@ -33,7 +33,7 @@ struct PatchCells {
     });
   }
 
- private:
+private:
   // Call visit(cell of the map, cell of the patch, channel, cells of the map). A few channels at a time, so that both
   // sides stay within cache lines just used.
   template <class Visit>
