@@ -17,7 +17,9 @@ from toolbox.structures import Detections
 
 
 class FindsNothing(nn.Module):
-    def predict(self, images: list[Tensor], original_sizes: list[tuple[int, int]]) -> list[Detections]:
+    def predict(
+        self, images: list[Tensor], original_sizes: list[tuple[int, int]], image_ids: list[int]
+    ) -> list[Detections]:
         assert not self.training
         return [Detections(size, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()) for size in original_sizes]
 
