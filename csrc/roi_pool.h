@@ -11,7 +11,7 @@ namespace toolbox {
 template <class A>
 struct PoolAxis {
   int start;
-  A bin;  // length of a bin; 0 for a box that is not a number
+  A bin;  // length of a bin; 0 for a box that is not finite
 };
 
 template <class A>
@@ -19,7 +19,7 @@ TOOLBOX_FORMULA PoolAxis<A> pool_axis(A low, A high, A scale, int bins) {
   const A limit = A(1 << 28);  // keeps the integers below from overflowing
   const A first = std::round(low * scale);
   const A last = std::round(high * scale);
-  if (!(first == first && last == last)) return {0, A(0)};
+  if (!(first - first == A(0) && last - last == A(0))) return {0, A(0)};  // infinite, or not a number
   PoolAxis<A> axis;
   axis.start = static_cast<int>(clamp_to(first, -limit, limit));
   const int length = static_cast<int>(clamp_to(last, -limit, limit)) - axis.start + 1;

@@ -35,7 +35,7 @@ def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton
     if not classes:
         raise ValueError("a detector needs at least one class")
     if issubclass(config.model.cls, RCNN):
-        detector = _build_rcnn(config.model, config.test, len(classes), skeleton)
+        detector: Any = _build_rcnn(config.model, config.test, len(classes), skeleton)
     else:  # a plugin's own meta-architecture takes what it names
         offered = {"num_classes": len(classes), "test": config.test, "skeleton": skeleton}
         detector = config.model.build(**{name: offered[name] for name in config.model.wired})

@@ -52,7 +52,7 @@ class RCNN(nn.Module):
         self.rpn = rpn
         self.roi_stage = roi_stage
         self.box = box
-        self.instance = nn.ModuleDict(instance or {})
+        self.instance: Mapping[str, InstanceBranch] = nn.ModuleDict(instance or {})  # type: ignore[assignment]
         maps = backbone.out_features if neck is None else neck.out_features
         deepest = max(spec.stride for spec in (*backbone.out_features.values(), *maps.values()) if spec.stride <= 32)
         self.preprocess = Preprocess(backbone.pixels, deepest)

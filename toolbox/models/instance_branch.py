@@ -18,5 +18,5 @@ class InstanceBranch(nn.Module):
 
     def __init__(self, *, head: InstanceHead, extractor: RoIExtractor | None = None) -> None:
         super().__init__()
-        self.head = head
-        self.extractor = extractor
+        self.head: InstanceHead = head
+        self.extractor: RoIExtractor | None = extractor

@@ -2,7 +2,8 @@
 
 A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired),
 states what it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on
-`self.training` outside norm and dropout layers.
+`self.training` outside norm and dropout layers. Components with a `forward` are `nn.Module`s; `__call__` is spelt out
+for the type checker.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Backbone(Protocol):
         """(N, 3, H, W) normalised → name → (N, C, H / stride, W / stride)."""
         ...
 
+    def __call__(self, images: Tensor) -> dict[str, Tensor]: ...
+
 
 @NECKS.interface
 class Neck(Protocol):
@@ -49,6 +52,8 @@ class Neck(Protocol):
         """Name → (N, C, H / stride, W / stride)."""
         ...
 
+    def __call__(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
 
 @RPN_HEADS.interface
 class RPNHead(Protocol):
@@ -57,6 +62,8 @@ class RPNHead(Protocol):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W), an anchor's adjacent."""
         ...
+
+    def __call__(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]: ...
 
 
 @ROI_EXTRACTORS.interface
@@ -69,6 +76,8 @@ class RoIExtractor(Protocol):
         """`rois` (R, 5), image index and x1 y1 x2 y2 in network pixels → (R, C, P, P)."""
         ...
 
+    def __call__(self, features: Mapping[str, Tensor], rois: Tensor) -> Tensor: ...
+
 
 @ROI_STAGES.interface
 class RoIStage(Protocol):
@@ -79,6 +88,8 @@ class RoIStage(Protocol):
     def forward(self, regions: Tensor) -> Tensor:
         """(R, C, P, P) → (R, C', P', P')."""
         ...
+
+    def __call__(self, regions: Tensor) -> Tensor: ...
 
 
 @dataclass
@@ -102,6 +113,8 @@ class BoxHead(Protocol):
         """(R, C, P, P) → class logits and box deltas."""
         ...
 
+    def __call__(self, regions: Tensor) -> BoxPrediction: ...
+
 
 @INSTANCE_HEADS.interface
 class InstanceHead(Protocol):
@@ -113,6 +126,8 @@ class InstanceHead(Protocol):
     def forward(self, regions: Tensor) -> Tensor:
         """(R, C, P, P) → raw prediction (R, …)."""
         ...
+
+    def __call__(self, regions: Tensor) -> Tensor: ...
 
     def loss(self, prediction: Tensor, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """Weighted scalar losses over the valid foreground regions; a zero with a gradient when there are none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,13 +18,13 @@ BlockNorm = Literal["frozen_bn", "bn", "gn"]
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def conv_norm(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+def conv_norm(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
     """Convolution and norm; fixed statistics are folded into the weights, which saves a pass over the activations."""
     fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
     if not fixed:
         return norm(convolution(x))
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift: Tensor = norm.bias - norm.running_mean * scale
     weight = convolution.weight * scale[:, None, None, None]
     return F.conv2d(
         x,
@@ -97,7 +97,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C', H / stride, W / stride)."""
-        shortcut = x if self.downsample is None else conv_norm(self.downsample[0], self.downsample[1], x)
+        shortcut = x
+        if self.downsample is not None:
+            convolution, norm = self.downsample
+            shortcut = conv_norm(convolution, norm, x)  # type: ignore[arg-type]
         out = conv_norm(self.conv1, self.bn1, x).relu_()
         out = conv_norm(self.conv2, self.bn2, out)
         if self.bottleneck:

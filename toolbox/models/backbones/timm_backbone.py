@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +48,17 @@ class TimmBackbone(nn.Module):
         if absent:
             raise ValueError(f"'{name}' has maps of stride {reductions}, none of {absent}; set 'strides'")
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in sorted(strides)]
-        self.network = _create(timm, name, indices, weights)
+        network = _create(timm, name, indices, weights)
         if norm == "frozen_bn":
-            self.network = timm.layers.freeze_batch_norm_2d(self.network)
-        channels = self.network.feature_info.channels()
+            network = timm.layers.freeze_batch_norm_2d(network)
+        self.network: nn.Module = network
+        channels = network.feature_info.channels()
         self.out_features = {
             f"c{stride.bit_length() - 1}": FeatureSpec(count, stride)
             for stride, count in zip(sorted(strides), channels, strict=True)
         }
-        settings = self.network.default_cfg if hasattr(self.network, "default_cfg") else {}
-        mean, std = settings.get("mean", PixelStats().mean), settings.get("std", PixelStats().std)
-        self.pixels = PixelStats(mean=tuple(mean), std=tuple(std))
+        settings = timm.get_pretrained_cfg(name).to_dict()
+        self.pixels = PixelStats(mean=tuple(settings["mean"]), std=tuple(settings["std"]))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
@@ -69,7 +69,7 @@ class TimmBackbone(nn.Module):
         return maps
 
 
-def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | None) -> nn.Module:
+def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | None) -> Any:
     """The network with its weights."""
     wanted = pretrained_wanted()
     try:

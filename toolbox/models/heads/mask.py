@@ -53,8 +53,8 @@ class FCNMaskHead(nn.Module):
         self.upsample = nn.Sequential(nn.ConvTranspose2d(width, channels, 2, stride=2), nn.ReLU(inplace=True))
         self.predictor = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
         init_kaiming(self.upsample)
+        init_kaiming(self.predictor)  # zero bias
         nn.init.normal_(self.predictor.weight, std=0.001)
-        nn.init.zeros_(self.predictor.bias)
         self.pixel_loss = loss or BinaryCrossEntropy()
         self.threshold = threshold
         self.convention = convention
@@ -69,7 +69,8 @@ class FCNMaskHead(nn.Module):
             return {"mask": prediction.float().sum() * 0}
         if targets.masks is None:
             raise ValueError("the mask head needs ground-truth masks, but the data set has none (no 'segmentation')")
-        wanted = targets.masks.rasterise(regions.rois, regions.matched, tuple(prediction.shape[-2:]))
+        height, width = prediction.shape[-2:]
+        wanted = targets.masks.rasterise(regions.rois, regions.matched, (height, width))
         pixels = self.pixel_loss(_own_class(prediction, regions.labels), wanted).mean(dim=(1, 2))
         return {"mask": torch.where(regions.valid, pixels, 0.0).sum() / regions.valid.sum().clamp(min=1)}
 

@@ -32,10 +32,11 @@ class ConvRPNHead(nn.Module):
         last = width if convolutions else in_channels
         self.objectness = nn.Conv2d(last, num_anchors, 1)
         self.deltas = nn.Conv2d(last, 4 * num_anchors, 1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.01)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W)."""
