@@ -3,7 +3,8 @@
 A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired),
 states what it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on
 `self.training` outside norm and dropout layers. Components with a `forward` are `nn.Module`s; `__call__` is spelt out
-for the type checker.
+for the type checker. R may be 0 anywhere: an image without objects or detections is an ordinary case (write
+`x.view(len(x), J, 3)`, not `x.view(len(x), -1, 3)`). What `Regions` and `Targets` hold stands in toolbox/structures.py.
 """
 
 from __future__ import annotations
