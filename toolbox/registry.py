@@ -124,7 +124,6 @@ DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer", wired=("params", "lr"))
 SCHEDULES = Registry("schedule", wired=("steps",))
-LOGGERS = Registry("logger", wired=("folder",))
 
 FAMILIES: dict[str, Registry] = {
     registry.family: registry
@@ -143,7 +142,6 @@ FAMILIES: dict[str, Registry] = {
         TRANSFORMS,
         OPTIMIZERS,
         SCHEDULES,
-        LOGGERS,
     )
 }
 

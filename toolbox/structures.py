@@ -9,7 +9,7 @@ images are RGB uint8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -116,12 +116,17 @@ class Targets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """Move the tensors; masks stay on the host."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=non_blocking)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Targets:
+        """Pin the tensors."""
+        return self._with_tensors(Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
 
 @dataclass
@@ -144,8 +149,9 @@ class Batch:
         return len(self.images)
 
     def pin_memory(self) -> Batch:
-        """Called by the loader when it pins memory."""
-        return replace(self, images=[image.pin_memory() for image in self.images])
+        """Called by the loader when it pins memory, so that copies to the device need not be waited for."""
+        targets = None if self.targets is None else self.targets.pin_memory()
+        return replace(self, images=[image.pin_memory() for image in self.images], targets=targets)
 
 
 @dataclass

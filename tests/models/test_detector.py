@@ -10,10 +10,17 @@ from torch import Tensor, nn
 
 import toolbox
 from toolbox.masks import InstanceMasks, PolygonMask
-from toolbox.structures import Targets
+from toolbox.structures import Regions, Targets
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "configs/quickstart.yaml"
 CLASSES = ("a", "b", "c")
+C4 = (
+    "model.backbone.out=[c4]",
+    "model.neck=null",
+    "model.rpn.anchors.sizes=[[16, 32, 64]]",
+    "model.roi_stage={type: ResNetStage, stage: 5, depth: 18, norm: gn}",
+    "model.instance.mask={head: {type: FCNMaskHead, convolutions: 0, channels: 32}}",
+)
 
 
 def build(*overrides: str) -> nn.Module:
@@ -74,10 +81,18 @@ def test_no_proposals_train_and_predict() -> None:
 
 def test_prediction_in_a_batch_equals_prediction_alone() -> None:
     detector = build("test.score_threshold=0.0", "test.detections=5").double().eval()
-    images = [image(64, 96), image(64, 96, seed=1)]
+    images = [image(64, 96), image(64, 96, seed=1)]  # of one size: padding reaches into a smaller one's features
     for together, alone in zip(detector.predict(images), (detector.predict([x])[0] for x in images), strict=True):
         torch.testing.assert_close(together.boxes, alone.boxes)
         assert together.masks == alone.masks
+
+
+def test_lists_of_another_length_than_the_images_are_refused() -> None:
+    detector = build().eval()
+    with pytest.raises(ValueError, match="2 images, but 1 original_sizes"):
+        detector.predict([image(64, 64), image(64, 64)], original_sizes=[(64, 64)])
+    with pytest.raises(ValueError, match="1 images, but 2 image_ids"):
+        detector.predict([image(64, 64)], image_ids=[1, 2])
 
 
 def test_predictions_are_in_original_pixels() -> None:
@@ -102,20 +117,36 @@ def test_faster_rcnn_is_an_empty_mapping_of_branches() -> None:
 
 
 def test_c4_model_shares_its_stage_between_boxes_and_masks() -> None:
-    overrides = [
-        "model.backbone.out=[c4]",
-        "model.neck=null",
-        "model.rpn.anchors.sizes=[[16, 32, 64]]",
-        "model.roi_stage={type: ResNetStage, stage: 5, depth: 18, norm: gn}",
-        "model.instance.mask={head: {type: FCNMaskHead, convolutions: 0, channels: 32}}",
-    ]
-    detector = build(*overrides)
+    detector = build(*C4)
     losses = detector([image(64, 96)], targets([[10.0, 10, 40, 50]]))
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in detector.parameters())
     assert losses["mask"] > 0
     found = detector.eval().predict([image(64, 96)])[0]
     assert len(found.masks) == len(found)
+
+
+def test_c4_masks_train_on_the_pooled_regions_of_their_own_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = build(*C4)
+    branch, seen = detector.instance["mask"], {}
+
+    def loss(prediction: Tensor, regions: Regions, targets: Targets) -> dict[str, Tensor]:
+        seen["regions"] = regions
+        return {"mask": prediction.sum() * 0}
+
+    def forward(regions: Tensor) -> Tensor:
+        seen["pooled"] = regions
+        return regions
+
+    monkeypatch.setattr(branch.head, "loss", loss)
+    monkeypatch.setattr(branch.head, "forward", forward)
+    monkeypatch.setattr(detector, "extract", lambda images: seen.setdefault("maps", extract(images)))
+    extract = type(detector).extract.__get__(detector)
+    detector.eval()(
+        [image(64, 96), image(64, 96, 1)], targets([[10.0, 10, 40, 50]], [[5.0, 5, 30, 30], [20, 8, 60, 40]])
+    )
+    assert len(seen["regions"].rois) > 3 and set(seen["regions"].rois[:, 0].tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(seen["pooled"], detector.pool(seen["maps"], seen["regions"]))
 
 
 def test_the_same_seed_gives_the_same_loss() -> None:

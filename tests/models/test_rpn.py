@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList
 
+from toolbox.models.boxes import Matcher
 from toolbox.models.rpn import RPN, AnchorGenerator, ConvRPNHead, ProposalCounts
 from toolbox.structures import FeatureSpec, ImageBatch, Targets
 
+ONE = torch.ones(1, dtype=torch.bool)
 FEATURES = {"p2": FeatureSpec(8, 4), "p3": FeatureSpec(8, 8)}
 
 
@@ -41,7 +45,7 @@ def maps(images: int = 1) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("rounding", [True, False])
 def test_anchors_equal_torchvisions(rounding: bool) -> None:
     features = list(maps().values())
-    ours = AnchorGenerator(FEATURES, sizes=[[16, 20], [32, 40]], rounding=rounding)(features)
+    ours = AnchorGenerator(FEATURES, sizes=[[16, 20], [32, 40]], rounding=rounding)(features, (64, 64))
     theirs = TorchvisionAnchors(((16, 20), (32, 40)), ((0.5, 1.0, 2.0),) * 2)
     if not rounding:
         theirs.cell_anchors = [_unrounded(sizes) for sizes in ((16, 20), (32, 40))]
@@ -64,13 +68,13 @@ def test_head_deltas_of_an_anchor_stay_together() -> None:
     with torch.no_grad():
         rpn.head.deltas.weight.zero_()
         rpn.head.deltas.bias.copy_(torch.arange(12.0))
-    predictions = rpn(maps())
+    predictions = rpn(maps(), image_batch((64, 64)))
     assert predictions.deltas[0][0, :3].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 def test_proposals_lie_inside_their_own_image() -> None:
     batch = image_batch((64, 64), (40, 24))
-    proposals = make_rpn().propose(make_rpn()(maps(2)), batch, ProposalCounts(100, 50))
+    proposals = make_rpn().propose(make_rpn()(maps(2), batch), batch, ProposalCounts(100, 50))
     assert proposals.boxes.shape == (2, 50, 4)
     inside = proposals.boxes[1][proposals.valid[1]]
     assert len(inside) and inside[:, 2].max() <= 24 and inside[:, 3].max() <= 40
@@ -78,7 +82,7 @@ def test_proposals_lie_inside_their_own_image() -> None:
 
 def test_proposals_are_the_best_anchors_in_order() -> None:
     rpn = make_rpn(nms=1.0)
-    predictions = rpn(maps())
+    predictions = rpn(maps(), image_batch((64, 64)))
     predictions.deltas = [torch.zeros_like(level) for level in predictions.deltas]
     predictions.logits[0][0].fill_(-9.0)
     predictions.logits[1][0].fill_(-9.0)
@@ -93,13 +97,13 @@ def test_proposals_are_the_best_anchors_in_order() -> None:
 
 def test_no_proposals_is_an_ordinary_case() -> None:
     rpn = make_rpn(min_size=1000)
-    proposals = rpn.propose(rpn(maps()), image_batch((64, 64)), rpn.test_counts)
+    proposals = rpn.propose(rpn(maps(), image_batch((64, 64))), image_batch((64, 64)), rpn.test_counts)
     assert not proposals.valid.any() and not proposals.boxes.any()
 
 
 def test_nan_logits_give_no_proposal() -> None:
     rpn = make_rpn()
-    predictions = rpn(maps())
+    predictions = rpn(maps(), image_batch((64, 64)))
     predictions.logits = [torch.full_like(level, float("nan")) for level in predictions.logits]
     assert not rpn.propose(predictions, image_batch((64, 64)), rpn.test_counts).valid.any()
 
@@ -107,29 +111,53 @@ def test_nan_logits_give_no_proposal() -> None:
 @pytest.mark.parametrize("boxes", [[[]], [[[10, 10, 30, 30]]]], ids=["no objects", "one object"])
 def test_losses_are_finite_and_reach_every_parameter(boxes: list[list[list[float]]]) -> None:
     rpn = make_rpn()
-    losses = rpn.loss(rpn(maps()), targets(boxes))
+    losses = rpn.loss(rpn(maps(), image_batch((64, 64))), targets(boxes))
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(parameter.grad is not None for parameter in rpn.parameters())
 
 
-def test_box_loss_by_hand() -> None:
-    # Untouched deltas (zero) against one object equal to an anchor: its box loss is zero, its objectness log 2.
-    rpn = make_rpn()
-    predictions = rpn(maps())
+class TakeAll:
+    """Every candidate, foreground first."""
+
+    size = capacity = 10_000
+
+    def sample(self, foreground: torch.Tensor, background: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        order = (foreground.int() * 2 + background.int()).argsort(dim=1, descending=True, stable=True)
+        return order, (foreground | background).gather(1, order), foreground.gather(1, order)
+
+
+def test_losses_by_hand() -> None:
+    # One object: the anchor at row 8, column 8 of p2 with ratio 1, side 16, moved right by one pixel. Only that anchor
+    # (IoU 15 / 17) and the one a cell further on (13 / 19) reach the threshold; the next have 11 / 21 and less.
+    rpn = make_rpn(matcher=Matcher(0.59, 0.59), sampler=TakeAll())
+    predictions = rpn(maps(), image_batch((64, 64)))
     predictions.deltas = [torch.zeros_like(level) for level in predictions.deltas]
     predictions.logits = [torch.zeros_like(level) for level in predictions.logits]
-    anchor = torch.cat(predictions.anchors)[3 * (16 * 8 + 8) + 1]
-    losses = rpn.loss(predictions, targets([[anchor.tolist()]]))
-    assert losses["rpn_objectness"].item() == pytest.approx(0.6931, abs=1e-4)
-    # Low-quality and 0.7 matches beside the exact one have small offsets; the exact one adds nothing.
-    assert 0 <= losses["rpn_box"].item() < 0.05
+    anchors = torch.cat(predictions.anchors)
+    x1, y1, x2, y2 = anchors[3 * (16 * 8 + 8) + 1].tolist()
+    assert (x2 - x1, y2 - y1) == (16, 16)
+    losses = rpn.loss(predictions, targets([[[x1 + 1, y1, x2 + 1, y2]]]))
+    foreground = rpn.matcher.match(anchors, torch.tensor([[x1 + 1, y1, x2 + 1, y2]]), ONE, ~ONE).foreground
+    assert foreground.sum() == 2  # dx = 1 / 16 and -3 / 16 of the side
+    expected = [abs(d) - 0.5 / 9 if abs(d) > 1 / 9 else 0.5 * 9 * d * d for d in (1 / 16, -3 / 16)]
+    assert losses["rpn_objectness"].item() == pytest.approx(math.log(2), abs=1e-6)
+    assert losses["rpn_box"].item() == pytest.approx(sum(expected) / len(anchors), rel=1e-5)
+
+
+def test_whole_strides_space_the_anchors_as_torchvision_does() -> None:
+    features = [torch.zeros(1, 8, 25, 34), torch.zeros(1, 8, 13, 17)]
+    specs = {"p5": FeatureSpec(8, 32), "p6": FeatureSpec(8, 64)}
+    ours = AnchorGenerator(specs, sizes=(256, 512), rounding=True, whole_strides=True)(features, (800, 1088))
+    theirs = TorchvisionAnchors(((256,), (512,)), ((0.5, 1.0, 2.0),) * 2)
+    expected = theirs(ImageList(torch.zeros(1, 3, 800, 1088), [(800, 1088)]), features)[0]
+    torch.testing.assert_close(torch.cat(ours), expected)
 
 
 def test_crowd_trains_no_anchor() -> None:
     rpn = make_rpn()
     everything = targets([[[0, 0, 64, 64]]], crowd=[[True]])
-    predictions = rpn(maps())
+    predictions = rpn(maps(), image_batch((64, 64)))
     matches = rpn.matcher.match_batch(
         torch.cat(predictions.anchors), everything.boxes, everything.valid, everything.crowd
     )

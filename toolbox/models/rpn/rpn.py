@@ -93,12 +93,12 @@ class RPN(nn.Module):
         self.nms = nms
         self.min_size = min_size
 
-    def forward(self, features: Mapping[str, Tensor]) -> AnchorPredictions:
+    def forward(self, features: Mapping[str, Tensor], images: ImageBatch) -> AnchorPredictions:
         """Score every anchor. Maps (N, C, H, W) by name."""
         maps = [features[name] for name in self.features]
         logits, deltas = self.head(maps)
         return AnchorPredictions(
-            anchors=self.anchors(maps),
+            anchors=self.anchors(maps, (images.tensor.shape[-2], images.tensor.shape[-1])),
             logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
             deltas=[level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas],
         )
