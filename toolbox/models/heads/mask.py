@@ -31,9 +31,9 @@ class FCNMaskHead(nn.Module):
         class_agnostic: one mask per region instead of one per class.
         loss: per mask pixel, averaged; binary cross-entropy if None.
         threshold: probability above which a pixel is in the mask.
-        convention: whose sampling pastes the mask into the image. Detectron2's is exact; torchvision's rounds the box to
-            whole pixels first, which costs small objects dearly (perfect 28 × 28 masks of 96-pixel images of the
-            synthetic set: mask AP 0.97 against 0.89).
+        convention: whose sampling pastes the mask into the image. Detectron2's is exact; torchvision's rounds the
+            box to whole pixels first, which costs small objects dearly (perfect 28 × 28 masks of 96-pixel images of
+            the synthetic set: mask AP 0.97 against 0.89).
     """
 
     def __init__(

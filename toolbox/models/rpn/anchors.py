@@ -21,8 +21,8 @@ class AnchorGenerator(nn.Module):
         ratios: height / width.
         rounding: round the corners of the anchors around the origin to whole pixels, as torchvision does.
         offset: position of an anchor's centre in its cell, 0 for the top left corner, 0.5 for the middle.
-        whole_strides: space the cells by image size // map size, as torchvision does. It differs from the map's stride where
-            that does not divide the image: p6 of an image 800 high has 13 rows 61 pixels apart instead of 64.
+        whole_strides: space the cells by image size // map size, as torchvision does. It differs from the map's stride
+            where that does not divide the image: p6 of an image 800 high has 13 rows 61 pixels apart instead of 64.
     """
 
     cells: Tensor
