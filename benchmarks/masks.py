@@ -1,4 +1,4 @@
-"""100 masks of 28 x 28 into an image of 800 x 1333: ours straight to COCO RLE, torchvision's by way of full-size bitmaps.
+"""100 masks of 28 x 28 into an 800 x 1333 image: ours straight to COCO RLE, torchvision's by way of full-size bitmaps.
 
     python benchmarks/masks.py [--masks 100] [--repeats 5]
 
