@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
@@ -15,6 +14,7 @@ from toolbox.data.batching import Key, global_batches
 from toolbox.data.geometry import apply_view, scaling
 from toolbox.data.interfaces import Dataset, Sample, Transform, View
 from toolbox.data.resize import Resize
+from toolbox.data.worker import prepare_worker, signals_held_back
 from toolbox.errors import ToolboxError
 from toolbox.masks import InstanceMasks
 from toolbox.structures import Batch, Targets
@@ -33,7 +33,9 @@ class Loader:
         return self._steps
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        with signals_held_back():  # until the workers, which start here, know what to do with them
+            batches = iter(self._loader)
+        for batch in batches:
             # Workers hand wrong input over as a value: raised there, its message would be wrapped in the worker's
             # traceback.
             if isinstance(batch, ToolboxError):
@@ -218,7 +220,7 @@ def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_mem
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_it_is,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=prepare_worker,
         pin_memory=pin_memory,
         # DataLoader draws a seed for its workers; from torch's global generator that would shift the model's
         # randomness.
@@ -229,7 +231,3 @@ def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_mem
 def _as_it_is(batch: Any) -> Any:
     # `_Source.__getitems__` has collated it.
     return batch
-
-
-def _prepare_worker(_: int) -> None:
-    cv2.setNumThreads(0)  # one thread per worker; the workers are the parallelism

@@ -1,0 +1,74 @@
+"""Loader workers: processes that only the training process may stop, and that do not outlive it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import cv2
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+
+
+def prepare_worker(_: int) -> None:
+    """What a loader's worker does first.
+
+    Ctrl-C, `timeout` and cluster schedulers signal every process of a run. A worker that dies of it takes the step, and
+    the checkpoint that the training process is about to write, with it. So only that process decides.
+    """
+    cv2.setNumThreads(0)  # one thread per worker; the workers are the parallelism
+    if os.name == "posix":
+        _heed_only_the_parent()
+        _die_with_the_parent()
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM wait until the block ends; processes that are started in it hold them back for good."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_only_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:  # not a worker
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_wait_for, args=(parent.pid,), daemon=True).start()
+    else:  # macOS does not say who sends a signal: there, leave the group that is signalled, and obey what still comes
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _wait_for(parent: int | None) -> None:
+    """Take the signals off the queue; DataLoader's own SIGTERM, to a worker that does not end by itself, counts."""
+    while True:
+        received = signal.sigwaitinfo(_STOPPING)
+        if received.si_signo == signal.SIGTERM and received.si_pid == parent:
+            os._exit(0)
+
+
+def _die_with_the_parent() -> None:
+    """Have the system kill this process when the parent is killed; torch's own watch only looks between two batches."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # a libc without prctl
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if not parent.is_alive():  # it was killed before the call
+        os._exit(1)
