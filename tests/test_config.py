@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 import pytest
 
 from toolbox.config import check
-from toolbox.errors import ConfigError
+from toolbox.errors import CheckpointError, ConfigError
 from toolbox.plan import Component, Plan
 from toolbox.registry import FAMILIES, Registry
 from toolbox.yaml_nodes import Findings, apply_override, parse, write
@@ -249,11 +249,69 @@ def test_an_argument_on_the_wrong_floor_is_pointed_to_where_it_belongs() -> None
     ]
 
 
-def test_a_constructor_s_refusal_is_reported_at_the_component() -> None:
-    plan = load("engine:\n  {type: Diesel, cylinders: 0}")
+def refusals(text: str, *overrides: str) -> list[str]:
+    plan = load(text, *overrides)
     with pytest.raises(ConfigError) as caught:
         plan.build()
-    assert str(caught.value) == "car.yaml:2:3: engine: cylinders is 1 or more, got 0"
+    return str(caught.value).splitlines()
+
+
+def test_a_refusal_that_begins_with_a_setting_s_name_is_reported_there() -> None:
+    assert refusals("engine:\n  {type: Diesel, cylinders: 0}") == [
+        "car.yaml:2:29: engine.cylinders: cylinders is 1 or more, got 0"
+    ]
+    assert refusals("engine:\n  {type: Diesel}", "engine.cylinders=0") == [
+        "command line: engine.cylinders=0: cylinders is 1 or more, got 0"
+    ]
+
+
+class Turbine:
+    def __init__(self, *, blades: int = 9, power: float = 1.0, refuse: str = "") -> None:
+        self.power = power
+        if refuse == "broken":
+            raise KeyError("shaft")
+        if refuse == "file":
+            raise CheckpointError("turbine.pth: no such weight file")
+        if refuse:
+            raise ValueError(refuse)
+
+
+@pytest.fixture
+def turbine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINES, "_classes", {**ENGINES._classes, "Turbine": Turbine})
+
+
+def test_a_refusal_of_several_settings_is_one_problem_each(turbine: None) -> None:
+    text = 'engine: {type: Turbine, blades: -1, refuse: "blades is 1 or more\\npower is more than 0"}'
+    assert refusals(text) == [
+        "car.yaml:1:33: engine.blades: blades is 1 or more",
+        "car.yaml:1:9: engine.power: power is more than 0",
+    ]
+
+
+def test_any_other_refusal_is_reported_at_the_component(turbine: None) -> None:
+    assert refusals("engine: {type: Turbine, refuse: it does not turn}") == ["car.yaml:1:9: engine: it does not turn"]
+
+
+def test_weights_that_cannot_be_used_say_where_they_were_asked_for(turbine: None) -> None:
+    assert refusals("engine: {type: Turbine, refuse: file}") == [
+        "car.yaml:1:9: engine: turbine.pth: no such weight file"
+    ]
+
+
+def test_a_fault_inside_a_constructor_says_whose_it_is(turbine: None) -> None:
+    with pytest.raises(KeyError) as caught:
+        load("engine:\n  {type: Turbine, refuse: broken}").build()
+    assert caught.value.__notes__ == ["raised by the constructor of Turbine: car.yaml:2:3: engine"]
+
+
+def test_a_component_that_does_not_state_what_its_family_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steam:
+        def __init__(self) -> None: ...
+
+    monkeypatch.setattr(ENGINES, "_classes", {**ENGINES._classes, "Steam": Steam})
+    (line,) = refusals("engine: {type: Steam}")
+    assert line.startswith("car.yaml:1:9: engine: Steam sets no 'power'; every engine does (")
 
 
 # YAML itself

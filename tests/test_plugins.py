@@ -85,7 +85,7 @@ def test_a_module_is_imported_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "Blue" in TRANSFORMS
 
 
-def test_a_plugin_that_fails_is_reported_with_reason_and_line_and_beside_the_missing_name(tmp_path: Path) -> None:
+def test_a_plugin_that_fails_is_reported_once_with_reason_and_line_before_the_missing_name(tmp_path: Path) -> None:
     plugin = tmp_path / "broken.py"
     plugin.write_text("import math\n\nimport no_such_package\n")
     (tmp_path / "run.yaml").write_text(RUN.format(plugin="broken.py", transform="Green"))
@@ -96,7 +96,36 @@ def test_a_plugin_that_fails_is_reported_with_reason_and_line_and_beside_the_mis
     first, second = str(caught.value).splitlines()
     assert first == f"{where}:1:11: plugins.0: plugin 'broken.py' failed to import: {reason}"
     assert second.startswith(f"{where}:12:23: data.transforms.0.type: no transform named 'Green'")
-    assert second.endswith(f"; plugin 'broken.py' failed to import: {reason}")
+    assert second.endswith("; plugin 'broken.py' failed to import)")
+
+
+def test_a_plugin_that_an_override_names_is_the_cause_and_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_package\n")
+    (tmp_path / "run.yaml").write_text(RUN.format(plugin="", transform="Green"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "run.yaml", ["plugins=[./broken.py]"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("command line: plugins.0: plugin './broken.py' failed to import: ModuleNotFoundError: ")
+    assert ": data.transforms.0.type: no transform named 'Green'" in second
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("x = 1\n", "; plugin 'mine.py' is loaded, but it registers nothing (is @FAMILY.register missing?))"),
+        (TRANSFORM.format(name="Grene"), "; plugin 'mine.py' registers Grene)"),
+    ],
+)
+def test_a_missing_name_says_what_the_listed_plugins_brought(tmp_path: Path, code: str, advice: str) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "run.yaml").write_text(RUN.format(plugin="mine.py", transform="Groon"))
+    for _ in range(2):  # the second time the module is not imported again
+        with pytest.raises(ConfigError) as caught:
+            load_config(tmp_path / "run.yaml")
+        assert str(caught.value).endswith(advice)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import pytest
+from torch import nn
 
 from toolbox.registry import FAMILIES, Registry, RegistryError
 
@@ -71,6 +74,42 @@ def test_offered_values_are_wired_only_where_the_constructor_names_them() -> Non
 
     assert heads.wiring(Mask) == ("in_shape",) and heads.wiring(Pose) == ("in_shape", "skeleton")
     assert list(heads.settings(Pose)) == ["size"]
+
+
+def test_a_refused_name_says_why_until_something_registers_it() -> None:
+    heads = Registry("head")
+    heads.refuse("Hydra", "it has nine necks; use Linear")
+    with pytest.raises(RegistryError, match="^head 'Hydra' is not offered: it has nine necks; use Linear$"):
+        heads.get("Hydra")
+    hydra = heads.register(type("Hydra", (), {}))
+    assert heads.get("Hydra") is hydra
+
+
+def test_methods_of_the_protocol_must_be_written_not_inherited_from_it() -> None:
+    heads = Registry("head")
+
+    @heads.interface
+    class Head(Protocol):
+        size: int
+
+        def forward(self) -> int: ...
+
+        def __call__(self) -> int: ...
+
+        def loss(self) -> int: ...
+
+    class Whole(nn.Module):
+        def forward(self) -> int:
+            return 1
+
+        def loss(self) -> int:
+            return 2
+
+    class Nothing(nn.Module, Head): ...
+
+    assert heads.required_methods() == ("forward", "loss")
+    assert heads.missing_methods(Whole) == ()
+    assert heads.missing_methods(Nothing) == ("forward", "loss")
 
 
 def test_families_are_known_by_their_names() -> None:

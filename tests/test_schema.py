@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor, nn
 
 import toolbox
 from toolbox.errors import ConfigError
 from toolbox.models.box_branch import TestSettings
+from toolbox.registry import INSTANCE_HEADS
 from toolbox.schema import TrainConfig, config_from_text
+from toolbox.structures import RoIShape
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 
@@ -66,8 +69,49 @@ def test_the_first_two_lines_of_the_design_s_example_come_out_together() -> None
 def test_a_section_s_own_checks_are_placed_too_and_come_together() -> None:
     text = RUN.replace("steps: 10", "steps: 0") + "data:\n  resize: {short: 0}\n"
     lines = problems(text)
-    assert "configs/mine.yaml:14:3: train: steps is 1 or more, got 0" in lines
+    assert "configs/mine.yaml:14:10: train.steps: steps is 1 or more, got 0" in lines
     assert any(line.startswith("configs/mine.yaml:17:11: data.resize: resize.short is a size") for line in lines)
+
+
+def test_all_that_is_wrong_with_the_train_section_comes_together_each_at_its_key() -> None:
+    text = RUN.replace("lr: 1e-3", "lr: -1")
+    assert problems(text, "train.seed=-1", "train.eval_every=0", "train.log_every=0", "train.ema=3") == [
+        "configs/mine.yaml:15:7: train.lr: lr is more than 0, got -1.0",
+        "command line: train.eval_every=0: eval_every is 1 or more, got 0",
+        "command line: train.log_every=0: log_every is 1 or more, got 0",
+        "command line: train.seed=-1: seed is 0 or more, got -1",
+        "command line: train.ema=3: ema lies between 0 and 1, e.g. 0.999, got 3.0",
+    ]
+
+
+def test_a_missing_section_is_named_with_what_it_needs() -> None:
+    text = RUN[: RUN.index("train:")]
+    assert problems(text) == [
+        "configs/mine.yaml:1:1: the section 'train:' is missing; it needs steps (int), lr (float)"
+    ]
+    assert problems(RUN[RUN.index("train:") :]) == [
+        "configs/mine.yaml:1:1: the section 'model:' is missing; "
+        "it needs backbone (backbone), rpn (RPN), box (BoxBranch)"
+    ]
+    assert problems(RUN.replace("    anchors: {sizes: [8, 16, 32, 64, 128]}\n", "")) == [
+        "configs/mine.yaml:8:5: model.rpn: the section 'anchors:' is missing; for its defaults, write 'anchors: {}'"
+    ]
+
+
+def test_a_head_without_the_methods_of_its_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EdgeHead(nn.Module):
+        def __init__(self, in_shape: RoIShape, num_classes: int) -> None:
+            super().__init__()
+
+        def forward(self, regions: Tensor) -> Tensor:
+            return regions
+
+    monkeypatch.setattr(INSTANCE_HEADS, "_classes", {**INSTANCE_HEADS._classes, "EdgeHead": EdgeHead})
+    text = RUN.replace("train:", "  instance: {edge: {head: {type: EdgeHead}}}\ntrain:")
+    assert problems(text) == [
+        "configs/mine.yaml:13:34: model.instance.edge.head.type: EdgeHead has no method 'loss'; "
+        "every instance_head needs forward, loss, predict, to_image (toolbox/models/interfaces.py)"
+    ]
 
 
 def test_accumulation_that_does_not_fit_the_batch_is_refused() -> None:

@@ -27,7 +27,7 @@ from toolbox.plan import (
     signature_of,
     spell,
 )
-from toolbox.registry import FAMILIES, Registry, RegistryError
+from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
 from toolbox.yaml_nodes import Findings, Node
 
 INVALID: Any = object()  # stands for a value whose problem has been noted
@@ -35,20 +35,20 @@ INVALID: Any = object()  # stands for a value whose problem has been noted
 _DEPTH = 3  # how deep a misplaced argument is looked for
 
 
-def check(node: Node, cls: type, findings: Findings, *, hint: str = "", key: str = "") -> Plan:
+def check(node: Node, cls: type, findings: Findings, *, advice: str = ADVICE, key: str = "") -> Plan:
     """Check a mapping against the constructor of `cls`, and everything below it.
 
     Args:
         findings: where problems are noted; the plan is only of use when there are none.
-        hint: said after every name that is not registered, e.g. which plugin failed to import.
+        advice: said with every name that is not registered, e.g. which plugin failed to import.
     """
-    return _Checker(findings, hint).plan(node, cls, key)
+    return _Checker(findings, advice).plan(node, cls, key)
 
 
 class _Checker:
-    def __init__(self, findings: Findings, hint: str = "") -> None:
+    def __init__(self, findings: Findings, advice: str = ADVICE) -> None:
         self.findings = findings
-        self.hint = hint
+        self.advice = advice
 
     # Classes
 
@@ -85,11 +85,10 @@ class _Checker:
             component = component_of(setting.annotation)
             if name in given or name in base:
                 continue
-            if component and component.default:
+            if component and component.default and not setting.required:
                 given[name] = self.value(Node({}, node.place), setting, inner)
             elif setting.required:
-                message = f"{cls.__name__} needs the argument '{name}' ({spell(setting.annotation)})"
-                self.findings.add(node.place, key, message)
+                self.findings.add(node.place, key, _absent(cls, setting))
         return Plan(cls, given, key=key, place=node.place, family=family, places=places, base=base, deferred=deferred)
 
     def component(self, node: Node, component: Component, key: str, *, default: Any, deferred: bool) -> Any:
@@ -108,10 +107,12 @@ class _Checker:
                 return self._wrong(node, key, f"{_a(family.family)} needs a 'type' (registered: {registered})")
             named = Node(component.default, node.place)
         try:
-            cls = family.get(str(named.value))
+            cls = family.get(str(named.value), advice=self.advice)
         except RegistryError as error:
-            self.findings.add(named.place, f"{key}.type", f"{error}{self._elsewhere(named.value, family)}{self.hint}")
+            self.findings.add(named.place, f"{key}.type", f"{error}{self._elsewhere(named.value, family)}")
             return INVALID
+        for method in family.missing_methods(cls)[:1]:
+            self.findings.add(named.place, f"{key}.type", _unfinished(cls, family, method))
         return self.plan(node, cls, key, family=family, default=default, deferred=deferred)
 
     @staticmethod
@@ -161,7 +162,7 @@ class _Checker:
             return None
         trials = []
         for choice in choices:
-            trial = _Checker(Findings(), self.hint)
+            trial = _Checker(Findings(), self.advice)
             value = trial.annotated(node, choice, key, default)
             if not trial.findings:
                 return value
@@ -246,6 +247,32 @@ def _shape(annotation: Any) -> str:
 
 def _shape_of(node: Node) -> str:
     return "mapping" if node.is_mapping else "list" if node.is_list else "scalar"
+
+
+def _absent(cls: type, setting: Setting) -> str:
+    """The message about an argument that must be given and is not; a mapping is a section to the one who writes it."""
+    component = component_of(setting.annotation)
+    parts = ordinary_classes(setting.annotation)
+    if component and component.default:
+        part, family = component.family.get(component.default), component.family
+    elif parts == [setting.annotation]:
+        part, family = parts[0], None
+    else:
+        return f"{cls.__name__} needs the argument '{setting.name}' ({spell(setting.annotation)})"
+    needed = [
+        f"{inner.name} ({spell(inner.annotation)})"
+        for inner in signature_of(part, family).settings.values()
+        if inner.required
+    ]
+    then = f"it needs {', '.join(needed)}" if needed else f"for its defaults, write '{setting.name}: {{}}'"
+    return f"the section '{setting.name}:' is missing; {then}"
+
+
+def _unfinished(cls: type, family: Registry, method: str) -> str:
+    """The message about a class that lacks a method of its family."""
+    needed = ", ".join(family.required_methods())
+    file = f"{(family.protocol or cls).__module__.replace('.', '/')}.py"
+    return f"{cls.__name__} has no method '{method}'; every {family.family} needs {needed} ({file})"
 
 
 def _unknown(cls: type, name: Any, node: Node, signature: Signature) -> str:

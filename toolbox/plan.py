@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union
 
-from toolbox.errors import ConfigError, Problem, ToolboxError
+from toolbox.errors import CheckpointError, ConfigError, DataError, Problem, ToolboxError
 from toolbox.registry import Registry, family_of
 from toolbox.yaml_nodes import Place
 
@@ -203,8 +204,11 @@ class Plan:
     def build(self, **arguments: Any) -> Any:
         """Call the constructor. Keywords fill in what is wired and replace what is given; nested plans are built.
 
+        A constructor refuses values by a ValueError. Where every line of its text begins with the name of a setting
+        (`nms lies between 0 and 1, got 9`), each line is placed at that setting; any other text at the component.
+
         Raises:
-            ConfigError: the constructor refuses a value.
+            ConfigError: the constructor refuses a value, or weights that a setting names cannot be used.
             TypeError: a wired argument is missing (a fault of the caller, not of the config).
         """
         wired = signature_of(self.cls, self.family).wired
@@ -214,20 +218,44 @@ class Plan:
         settings = {**self._base, **self.given}
         values = {name: built(value) for name, value in settings.items() if name not in arguments}
         try:
-            return self.cls(**values, **arguments)
+            made = self.cls(**values, **arguments)
         except ConfigError as error:
             raise ConfigError([self._placed(problem) for problem in error.problems]) from error
+        except CheckpointError as error:
+            raise ConfigError([self.problem(str(error), self._known("weights"))]) from error
+        except DataError:
+            raise  # it says which file
         except (ValueError, ToolboxError) as error:
-            if isinstance(error, ToolboxError) and type(error) is not ToolboxError:
-                raise  # a file's fault (data, checkpoint), which says where itself
-            raise ConfigError([self.problem(str(error))]) from error
+            raise ConfigError(self._refusals(str(error))) from error
+        except Exception as error:
+            error.add_note(f"raised by the constructor of {self.cls.__name__}: {self.problem('')}".rstrip(": "))
+            raise
+        self._check_promises(made)
+        return made
+
+    def _known(self, name: str) -> str | None:
+        return name if name in signature_of(self.cls, self.family).settings else None
 
     def _placed(self, problem: Problem) -> Problem:
         """A constructor's own finding does not know where its arguments were written."""
-        if problem.where:
-            return problem
-        name = problem.key.rpartition(".")[2]
-        return self.problem(problem.message, name if name in signature_of(self.cls, self.family).settings else None)
+        return problem if problem.where else self.problem(problem.message, self._known(problem.key.rpartition(".")[2]))
+
+    def _refusals(self, text: str) -> list[Problem]:
+        """What a constructor says of its values, line by line if each line begins with a setting's name."""
+        lines = text.splitlines()
+        names = [self._known(re.split(r"\W", line, maxsplit=1)[0]) for line in lines]
+        if not all(names):
+            return [self.problem(text)]
+        return [self.problem(line, name) for line, name in zip(lines, names, strict=True)]
+
+    def _check_promises(self, made: Any) -> None:
+        """A component states what the next one is wired to (`out_features`, …); forgotten, it would fail elsewhere."""
+        protocol = self.family.protocol if self.family else None
+        promised = [name for name in inspect.get_annotations(protocol) if not hasattr(made, name)] if protocol else []
+        if protocol and promised:
+            file = f"{protocol.__module__.replace('.', '/')}.py"
+            message = f"{self.cls.__name__} sets no '{promised[0]}'; every {self.family.family} does ({file})"
+            raise ConfigError([self.problem(message)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value, defaults included, as plain data that loads to the same plan."""

@@ -17,10 +17,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from toolbox.errors import ToolboxError
+from toolbox.registry import FAMILIES
 
 GROUP = "toolbox.plugins"
 
 log = logging.getLogger("toolbox")
+
+_brought: dict[str, tuple[str, ...]] = {}  # entry as `load_plugin` returns it → what its import registered
 
 
 class PluginError(ToolboxError):
@@ -44,6 +47,33 @@ def load_plugin(entry: str, folder: Path) -> str:
     Raises:
         PluginError: with the reason, file and line.
     """
+    before = _registered()
+    loaded = _load(entry, folder)
+    _brought[loaded] = tuple(sorted({*_brought.get(loaded, ()), *(_registered() - before)}))
+    return loaded
+
+
+def registered_by(loaded: str) -> tuple[str, ...]:
+    """Names of the components that a plugin has registered.
+
+    Args:
+        loaded: what `load_plugin` returned.
+    """
+    module = _module_name(Path(loaded)) if is_file(loaded) else loaded
+    own = {
+        name
+        for family in FAMILIES.values()
+        for name in family
+        if f"{family.get(name).__module__}.".startswith(f"{module}.")  # imported earlier, by something else
+    }
+    return tuple(sorted({*_brought.get(loaded, ()), *own}))
+
+
+def _registered() -> set[str]:
+    return {name for family in FAMILIES.values() for name in family}
+
+
+def _load(entry: str, folder: Path) -> str:
     if is_file(entry):
         path = (folder / Path(entry).expanduser()).resolve()
         _import_file(path)
@@ -65,15 +95,15 @@ def load_plugin(entry: str, folder: Path) -> str:
 def load_installed() -> tuple[str, ...]:
     """Import what installed packages announce under the entry point group `toolbox.plugins`.
 
-    A broken package must not stop a run that does not use it, so failures are returned as text, and logged.
+    A broken package must not stop a run that does not use it, so failures are returned as text, and logged with reasons.
     """
     failures = []
     for entry in entry_points(group=GROUP):
         try:
             entry.load()
         except Exception as error:
-            failures.append(f"installed plugin '{entry.name}' ({entry.value}) failed to import: {_reason(error)}")
-            log.warning(failures[-1])
+            failures.append(f"installed plugin '{entry.name}' ({entry.value}) failed to import")
+            log.warning("%s: %s", failures[-1], _reason(error))
     return tuple(failures)
 
 
@@ -81,8 +111,7 @@ def _import_file(path: Path) -> None:
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
         raise PluginError(f"no file {source}; a path is relative to the config's folder")
-    # The path makes the name unique, so that two files called heads.py can both be plugins.
-    name = f"toolbox_plugin_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
+    name = _module_name(path)
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(
@@ -97,6 +126,11 @@ def _import_file(path: Path) -> None:
     except Exception as error:
         del sys.modules[name]
         raise PluginError(_reason(error, path)) from error
+
+
+def _module_name(path: Path) -> str:
+    """The path makes the name unique, so that two files called heads.py can both be plugins."""
+    return f"toolbox_plugin_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
 
 
 def _reason(error: Exception, inside: Path | None = None) -> str:

@@ -18,6 +18,8 @@ from toolbox.errors import ToolboxError, did_you_mean
 
 T = TypeVar("T", bound=type)
 
+ADVICE = "a plugin's file or module must be listed under 'plugins:'"
+
 
 class RegistryError(ToolboxError):
     """A component cannot be registered, or no component has that name."""
@@ -38,6 +40,7 @@ class Registry:
         self.offered = offered
         self.protocol: type | None = None
         self._classes: dict[str, type] = {}
+        self._refused: dict[str, str] = {}
 
     def interface(self, protocol: T) -> T:
         """Class decorator: the protocol that the family's components follow.
@@ -77,17 +80,46 @@ class Registry:
         self._classes[name] = cls
         return cls
 
-    def get(self, name: str) -> type:
+    def refuse(self, name: str, reason: str) -> None:
+        """Say why a name that people bring from elsewhere is not offered, and what to write instead.
+
+        A plugin may still register a class of that name.
+        """
+        self._refused[name] = reason
+
+    def get(self, name: str, *, advice: str = ADVICE) -> type:
         """Return the class registered as `name`.
 
+        Args:
+            advice: what else could help, said where nothing has that name.
+
         Raises:
-            RegistryError: none has that name; the message suggests the nearest and lists all.
+            RegistryError: none has that name; the message suggests the nearest and lists all, or says why there is none.
         """
         if name in self._classes:
             return self._classes[name]
+        if name in self._refused:
+            raise RegistryError(f"{self.family} '{name}' is not offered: {self._refused[name]}")
         raise RegistryError(
             f"no {self.family} named '{name}'{did_you_mean(name, self._classes)} "
-            f"(registered: {', '.join(self) or 'none'}; a plugin's file or module must be listed under 'plugins:')"
+            f"(registered: {', '.join(self) or 'none'}; {advice})"
+        )
+
+    def required_methods(self) -> tuple[str, ...]:
+        """What the family's protocol defines; of the pair `forward` and `__call__` a component writes `forward`."""
+        members = vars(self.protocol) if self.protocol is not None else {}
+        names = [name for name, value in members.items() if inspect.isfunction(value)]
+        inherited = {"__init__", "__subclasshook__", *(["__call__"] if "forward" in names else [])}
+        return tuple(name for name in names if name not in inherited)
+
+    def missing_methods(self, cls: type) -> tuple[str, ...]:
+        """The protocol's methods that `cls` does not define."""
+        # A class that names the protocol as its base inherits bodies of `...`, which do nothing.
+        bases = [vars(base) for base in cls.__mro__ if base is not self.protocol]
+        return tuple(
+            name
+            for name in self.required_methods()
+            if _is_stub(next((base[name] for base in bases if name in base), None))
         )
 
     def wiring(self, cls: type) -> tuple[str, ...]:
@@ -108,6 +140,11 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def _is_stub(method: Any) -> bool:
+    """Whether a method is missing; `nn.Module` has a `forward` that only says so."""
+    return method is None or getattr(method, "__name__", "") == "_forward_unimplemented"
 
 
 BACKBONES = Registry("backbone")

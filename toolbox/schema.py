@@ -7,6 +7,7 @@ The sections that are not components are the dataclasses below. A component whos
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -19,9 +20,9 @@ from toolbox.data.resize import Resize
 from toolbox.errors import ConfigError, Problem, did_you_mean
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Component, Plan
-from toolbox.plugins import PluginError, load_installed, load_plugin
-from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
-from toolbox.yaml_nodes import Findings, Node, apply_override, parse, write
+from toolbox.plugins import PluginError, load_installed, load_plugin, registered_by
+from toolbox.registry import ADVICE, DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
+from toolbox.yaml_nodes import COMMAND_LINE, Findings, Node, apply_override, parse, write
 
 _COMPONENTS = (
     "toolbox.models.backbones",
@@ -136,18 +137,24 @@ class TrainConfig:
     ema: float | None = None
 
     def __post_init__(self) -> None:
+        # All of them in one error; each line begins with its setting, which is where Plan.build places it.
+        wrong = []
         for name in ("steps", "batch", "micro_batch", "eval_every", "checkpoint_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} is 1 or more, got {value}")
+                wrong.append(f"{name} is 1 or more, got {value}")
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is more than 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                wrong.append(f"{name} is more than 0, got {value}")
+        if self.seed < 0:
+            wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
-        if self.micro_batch is not None and self.batch % self.micro_batch:
-            raise ValueError(f"batch ({self.batch}) is not a multiple of micro_batch ({self.micro_batch})")
+            wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
+        if not wrong and self.micro_batch is not None and self.batch % self.micro_batch:
+            wrong.append(f"batch ({self.batch}) is not a multiple of micro_batch ({self.micro_batch})")
+        if wrong:
+            raise ValueError("\n".join(wrong))
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from error
     except OSError as error:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        if path.is_dir():
+            inside = sorted(path.glob("*.y*ml"))
+            near = f"; did you mean '{inside[0]}'?" if inside else ""
         reason = error.strerror or str(error)
         raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
     return config_from_text(text, str(path), overrides, folder=path.parent)
@@ -247,29 +257,42 @@ def config_from_text(
     for number, override in enumerate(overrides):
         apply_override(root, override, number, findings)
     register_builtin()
-    failures = [*load_installed(), *_load_plugins(root, Path(folder or "."), findings)]
-    plan = check(root, RunConfig, findings, hint="".join(f"; {failure}" for failure in failures))
+    advice = [*_load_plugins(root, Path(folder or "."), findings), *load_installed()]
+    plan = check(root, RunConfig, findings, advice="; ".join(advice))
     findings.raise_any()
     sections = _build_sections(plan)
     return Config(model=plan["model"], **sections, plugins=tuple(plan["plugins"]), path=name, plan=plan)
 
 
 def _load_plugins(root: Node, folder: Path, findings: Findings) -> list[str]:
-    """Load what `plugins:` lists, and make its paths absolute; failures are noted, and returned as text."""
+    """Load what `plugins:` lists, and make its paths absolute; failures are noted.
+
+    Returns:
+        What became of each plugin, for whoever misses a name; advice to list one if there is none.
+    """
     listed = root.value.get("plugins")
-    failures = []
+    outcomes = []
     for index, node in enumerate(listed.value if listed is not None and listed.is_list else ()):
         if not isinstance(node.value, str):
             continue  # the checker says so
         # On the command line, paths are the shell's: relative to the current folder.
         base = Path(".") if node.place.is_override else folder
+        entry = node.value
         try:
-            node.value = load_plugin(node.value, base)
+            node.value = load_plugin(entry, base)
         except PluginError as error:
-            message = f"plugin '{node.value}' failed to import: {error}"
-            findings.add(node.place, f"plugins.{index}", message)
-            failures.append(message)
-    return failures
+            failed = f"plugin '{entry}' failed to import"
+            findings.add(node.place, f"plugins.{index}", f"{failed}: {error}", cause=True)
+            outcomes.append(failed)
+        else:
+            outcomes.append(_what_it_brought(entry, registered_by(node.value)))
+    return outcomes or [ADVICE]
+
+
+def _what_it_brought(entry: str, names: Sequence[str]) -> str:
+    if not names:
+        return f"plugin '{entry}' is loaded, but it registers nothing (is @FAMILY.register missing?)"
+    return f"plugin '{entry}' registers {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
 
 
 def _build_sections(plan: Plan) -> dict[str, Any]:
@@ -282,5 +305,5 @@ def _build_sections(plan: Plan) -> dict[str, Any]:
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(sorted(problems, key=lambda problem: problem.where == COMMAND_LINE))
     return sections

@@ -15,6 +15,8 @@ import yaml
 
 from toolbox.errors import ConfigError, Problem
 
+COMMAND_LINE = "command line"
+
 _INT = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _CONSTANTS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
@@ -37,7 +39,7 @@ class Place:
     @classmethod
     def on_command_line(cls, number: int, override: str = "") -> Place:
         """Place of an override; with its text, messages quote that instead of a key."""
-        return cls(rank=1, line=number, source="command line", override=override)
+        return cls(rank=1, line=number, source=COMMAND_LINE, override=override)
 
     @property
     def is_override(self) -> bool:
@@ -55,11 +57,11 @@ class Findings:
     """Problems of a config, collected with their places so that they come out together and in order."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Place, Problem]] = []
+        self._found: list[tuple[bool, Place, Problem]] = []
 
-    def add(self, place: Place, key: str, message: str) -> None:
-        """Note a problem at a place."""
-        self._found.append((place, place.problem(key, message)))
+    def add(self, place: Place, key: str, message: str, *, cause: bool = False) -> None:
+        """Note a problem at a place; a cause of others is listed before them, wherever it stands."""
+        self._found.append((not cause, place, place.problem(key, message)))
 
     def extend(self, other: Findings) -> None:
         self._found += other._found
@@ -68,10 +70,10 @@ class Findings:
         return len(self._found)
 
     def raise_any(self) -> None:
-        """Raise a ConfigError with all of them, sorted by place, each once."""
+        """Raise a ConfigError with all of them, causes first, sorted by place, each once."""
         if self._found:
-            ordered = sorted(self._found, key=lambda entry: entry[0])
-            raise ConfigError(list(dict.fromkeys(problem for _, problem in ordered)))
+            ordered = sorted(self._found, key=lambda entry: entry[:2])
+            raise ConfigError(list(dict.fromkeys(problem for *_, problem in ordered)))
 
 
 @dataclass
