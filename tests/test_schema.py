@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 import toolbox
 from toolbox.errors import ConfigError
 from toolbox.models.box_branch import TestSettings
+from toolbox.models.builder import build_detector
 from toolbox.registry import INSTANCE_HEADS
 from toolbox.schema import TrainConfig, config_from_text
 from toolbox.structures import RoIShape
@@ -70,7 +72,7 @@ def test_a_section_s_own_checks_are_placed_too_and_come_together() -> None:
     text = RUN.replace("steps: 10", "steps: 0") + "data:\n  resize: {short: 0}\n"
     lines = problems(text)
     assert "configs/mine.yaml:14:10: train.steps: steps is 1 or more, got 0" in lines
-    assert any(line.startswith("configs/mine.yaml:17:11: data.resize: resize.short is a size") for line in lines)
+    assert any(line.startswith("configs/mine.yaml:17:19: data.resize.short: short is a size") for line in lines)
 
 
 def test_all_that_is_wrong_with_the_train_section_comes_together_each_at_its_key() -> None:
@@ -112,6 +114,32 @@ def test_a_head_without_the_methods_of_its_family_is_refused(monkeypatch: pytest
         "configs/mine.yaml:13:34: model.instance.edge.head.type: EdgeHead has no method 'loss'; "
         "every instance_head needs forward, loss, predict, to_image (toolbox/models/interfaces.py)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "refusal"),
+    [
+        ("test.score_threshold=7", "score_threshold lies between 0 and 1, got 7.0"),
+        ("test.nms=9", "nms lies between 0 and 1, got 9.0"),
+        ("test.detections=0", "detections is 1 or more, got 0"),
+        ("data.resize={short: 240, max: 160}", "max bounds the long edge, so it is at least short (240), got 160"),
+        ("model.rpn.nms=9", "nms lies between 0 and 1, got 9.0"),
+        ("model.rpn.test.after_nms=0", "after_nms is 1 or more, got 0"),
+        ("model.rpn.head.channels=0", "channels is 1 or more, got 0"),
+        ("model.rpn.anchors.ratios=[]", "ratios holds an empty list"),
+        ("model.box.head.channels=0", "channels is 1 or more, got 0"),
+        ("model.box.head={type: ConvFCBoxHead, convolutions: -1}", "convolutions is 0 or more, got -1"),
+        ("model.neck.out_channels=-5", "out_channels is 1 or more, got -5"),
+        ("model.instance.mask.head.channels=0", "channels is 1 or more, got 0"),
+        ("model.instance.mask.head.threshold=7", "threshold lies between 0 and 1, got 7.0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_where_it_is_written(override: str, refusal: str) -> None:
+    text = RUN.replace("train:", "  instance: {mask: {extractor: {type: RoIAlign}, head: {type: FCNMaskHead}}}\ntrain:")
+    with pytest.raises(ConfigError) as caught, torch.device("meta"):
+        build_detector(config_from_text(text, "mine.yaml", [override]), classes=["a"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("command line: ") and refusal in line
 
 
 def test_accumulation_that_does_not_fit_the_batch_is_refused() -> None:

@@ -250,12 +250,14 @@ class Plan:
 
     def _check_promises(self, made: Any) -> None:
         """A component states what the next one is wired to (`out_features`, …); forgotten, it would fail elsewhere."""
-        protocol = self.family.protocol if self.family else None
-        promised = [name for name in inspect.get_annotations(protocol) if not hasattr(made, name)] if protocol else []
-        if protocol and promised:
-            file = f"{protocol.__module__.replace('.', '/')}.py"
-            message = f"{self.cls.__name__} sets no '{promised[0]}'; every {self.family.family} does ({file})"
-            raise ConfigError([self.problem(message)])
+        if self.family is None or self.family.protocol is None:
+            return
+        protocol = self.family.protocol
+        for name in inspect.get_annotations(protocol):
+            if not hasattr(made, name):
+                file = f"{protocol.__module__.replace('.', '/')}.py"
+                message = f"{self.cls.__name__} sets no '{name}'; every {self.family.family} does ({file})"
+                raise ConfigError([self.problem(message)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value, defaults included, as plain data that loads to the same plan."""

@@ -95,7 +95,7 @@ def _load(entry: str, folder: Path) -> str:
 def load_installed() -> tuple[str, ...]:
     """Import what installed packages announce under the entry point group `toolbox.plugins`.
 
-    A broken package must not stop a run that does not use it, so failures are returned as text, and logged with reasons.
+    A broken package must not stop a run that does not use it, so failures are returned, and logged with reasons.
     """
     failures = []
     for entry in entry_points(group=GROUP):

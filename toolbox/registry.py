@@ -94,7 +94,7 @@ class Registry:
             advice: what else could help, said where nothing has that name.
 
         Raises:
-            RegistryError: none has that name; the message suggests the nearest and lists all, or says why there is none.
+            RegistryError: none has that name; the message suggests the nearest and lists all, or says why.
         """
         if name in self._classes:
             return self._classes[name]

@@ -14,7 +14,7 @@ from toolbox.data import photometry
 from toolbox.data.geometry import render
 from toolbox.data.interfaces import View
 from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter, VerticalFlip
-from toolbox.registry import TRANSFORMS
+from toolbox.registry import TRANSFORMS, RegistryError
 
 PHOTOMETRIC = [name for name in TRANSFORMS if TRANSFORMS.get(name).__module__ == photometry.__name__]
 
@@ -118,12 +118,12 @@ def test_edits_are_made_in_the_order_of_the_list() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="HorizontalFlip: prob"):
+    with pytest.raises(ValueError, match="prob lies between 0 and 1, got 1.5"):
         HorizontalFlip(prob=1.5)
-    with pytest.raises(ValueError, match="ScaleJitter: 0 < min_scale"):
+    with pytest.raises(ValueError, match="min_scale is more than 0 and at most max_scale"):
         ScaleJitter(min_scale=2, max_scale=1)
-    with pytest.raises(ValueError, match="RandomCrop: the canvas"):
-        RandomCrop(height=0, width=3)
+    with pytest.raises(ValueError, match="height is 1 pixel or more, got 0\nwidth is 1 pixel or more, got -3"):
+        RandomCrop(height=0, width=-3)
     with pytest.raises(ValueError, match="hue"):
         photometry.ColorJitter(hue=0.7)
 
@@ -132,3 +132,8 @@ def test_refused_torchvision_names_exist_there_and_are_not_registered_here() -> 
     for name in photometry.REFUSED:
         assert hasattr(v2, name)
         assert name not in TRANSFORMS
+
+
+def test_a_torchvision_name_in_a_config_gets_the_reason_and_what_to_write() -> None:
+    with pytest.raises(RegistryError, match="transform 'RandomRotation' is not offered: it moves boxes.*view.moved"):
+        TRANSFORMS.get("RandomRotation")

@@ -19,9 +19,12 @@ from toolbox.data.interfaces import View
 from toolbox.data.transforms import check_probability
 from toolbox.registry import TRANSFORMS
 
-_OWN = "moves boxes, masks and keypoints, which torchvision does by other rules"
+_OWN = "it moves boxes, masks and keypoints, which torchvision does by other rules"
+_MIXES = "it mixes the images of a batch, and boxes do not mix"
+_POLICY = "it moves pixels and not the boxes on them; list the photometric transforms you want"
+_WRITE = "write a transform that returns view.moved(matrix, height, width)"
 
-# Names that people bring from torchvision → why they are not here and what to write. For messages.
+# Names that people bring from torchvision → why they are not here and what to write.
 REFUSED: dict[str, str] = {
     "RandomHorizontalFlip": f"{_OWN}; use HorizontalFlip",
     "RandomVerticalFlip": f"{_OWN}; use VerticalFlip",
@@ -33,15 +36,25 @@ REFUSED: dict[str, str] = {
     "RandomZoomOut": f"{_OWN}; use ScaleJitter",
     "CenterCrop": f"{_OWN}; use RandomCrop",
     "Pad": f"{_OWN}; use RandomCrop or ScaleJitter, which pad",
-    "RandomAffine": f"{_OWN}; write a transform that returns view.moved(matrix, height, width)",
-    "RandomRotation": f"{_OWN}; write a transform that returns view.moved(matrix, height, width)",
-    "RandomPerspective": "is not an affine map",
-    "ElasticTransform": "is not an affine map",
+    "RandomAffine": f"{_OWN}; {_WRITE}",
+    "RandomRotation": f"{_OWN}; {_WRITE}",
+    "RandomPerspective": "it is not an affine map, and masks and joints follow affine maps only",
+    "ElasticTransform": "it is not an affine map, and masks and joints follow affine maps only",
+    "AutoAugment": _POLICY,
+    "RandAugment": _POLICY,
+    "TrivialAugmentWide": _POLICY,
+    "AugMix": _POLICY,
+    "MixUp": _MIXES,
+    "CutMix": _MIXES,
     "Normalize": "the backbone declares its mean and std; images stay uint8",
     "ToDtype": "images stay uint8 up to the model",
-    "MixUp": "mixes images of a batch, and boxes do not mix",
-    "CutMix": "mixes images of a batch, and boxes do not mix",
+    "RandomPhotometricDistort": "it is called PhotometricDistort here",
+    "RandomAdjustSharpness": "it is called RandomSharpness here",
+    "JPEG": "it is called RandomJPEG here",
+    "Grayscale": "use RandomGrayscale with prob: 1",
 }
+for _name, _reason in REFUSED.items():
+    TRANSFORMS.refuse(_name, _reason)
 
 
 def _apply(image: np.ndarray, transform: torch.nn.Module, seed: int) -> np.ndarray:
@@ -60,7 +73,7 @@ class _Photometric:
     """A torchvision transform applied with probability `prob`, under a seed drawn from the image's own generator."""
 
     def __init__(self, prob: float, transform: type[torch.nn.Module], *arguments: Any, **settings: Any) -> None:
-        self.prob = check_probability(self, prob)
+        self.prob = check_probability(prob)
         self.transform = transform(*arguments, **settings)
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
@@ -156,9 +169,11 @@ class RandomJPEG:
 
     def __init__(self, *, min_quality: int = 40, max_quality: int = 95, prob: float = 0.5) -> None:
         if not 1 <= min_quality <= max_quality <= 100:
-            raise ValueError(f"RandomJPEG: 1 <= min_quality <= max_quality <= 100, not {min_quality} and {max_quality}")
+            raise ValueError(
+                f"min_quality is 1 to max_quality, which is 100 at most, got {min_quality} and {max_quality}"
+            )
         self.qualities = (min_quality, max_quality)
-        self.prob = check_probability(self, prob)
+        self.prob = check_probability(prob)
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
         quality = int(rng.integers(*self.qualities, endpoint=True))

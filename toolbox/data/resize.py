@@ -33,13 +33,16 @@ class Resize:
 
     def __post_init__(self) -> None:
         if not self.shorts or any(short < 1 for short in self.shorts):
-            raise ValueError(f"resize.short is a size in pixels or a list of such, not {self.short}")
-        if self.max < 1:
-            raise ValueError(f"resize.max is a size in pixels, not {self.max}")
+            raise ValueError(f"short is a size in pixels or a list of such, not {self.short}")
+        if self.max < self.shorts[-1]:
+            raise ValueError(
+                f"max bounds the long edge, so it is at least short ({self.shorts[-1]}), got {self.max}; "
+                "raise max or lower short"
+            )
         if self.draw not in ("choice", "range"):
-            raise ValueError(f"resize.draw is 'choice' or 'range', not '{self.draw}'")
+            raise ValueError(f"draw is 'choice' or 'range', not '{self.draw}'")
         if self.method not in ("cv2", "torchvision", "pil"):
-            raise ValueError(f"resize.method is 'cv2', 'torchvision' or 'pil', not '{self.method}'")
+            raise ValueError(f"method is 'cv2', 'torchvision' or 'pil', not '{self.method}'")
 
     @property
     def shorts(self) -> tuple[int, ...]:

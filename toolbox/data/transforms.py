@@ -9,16 +9,17 @@ from toolbox.data.interfaces import IMAGENET_GREY, View
 from toolbox.registry import TRANSFORMS
 
 
-def check_probability(component: object, prob: float) -> float:
-    """Return `prob`, or say which component was given a wrong one."""
+def check_probability(prob: float) -> float:
+    """Return `prob`, if it is one."""
     if not 0 <= prob <= 1:
-        raise ValueError(f"{type(component).__name__}: prob is between 0 and 1, not {prob}")
+        raise ValueError(f"prob lies between 0 and 1, got {prob}")
     return prob
 
 
-def _check_canvas(component: object, height: int, width: int) -> tuple[int, int]:
-    if height < 1 or width < 1:
-        raise ValueError(f"{type(component).__name__}: the canvas has at least one pixel, not {height} x {width}")
+def _check_canvas(height: int, width: int) -> tuple[int, int]:
+    wrong = [f"{name} is 1 pixel or more, got {n}" for name, n in (("height", height), ("width", width)) if n < 1]
+    if wrong:
+        raise ValueError("\n".join(wrong))
     return height, width
 
 
@@ -27,7 +28,7 @@ class HorizontalFlip:
     """Mirror left and right; left and right joints trade places."""
 
     def __init__(self, *, prob: float = 0.5) -> None:
-        self.prob = check_probability(self, prob)
+        self.prob = check_probability(prob)
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
         if rng.random() >= self.prob:
@@ -40,7 +41,7 @@ class VerticalFlip:
     """Mirror top and bottom; a mirror too, so left and right joints trade places."""
 
     def __init__(self, *, prob: float = 0.5) -> None:
-        self.prob = check_probability(self, prob)
+        self.prob = check_probability(prob)
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
         if rng.random() >= self.prob:
@@ -53,7 +54,7 @@ class RandomCrop:
     """Crop of a fixed size at a random place; an image smaller than it is padded at the right and bottom."""
 
     def __init__(self, *, height: int, width: int, fill: tuple[int, int, int] = IMAGENET_GREY) -> None:
-        self.height, self.width = _check_canvas(self, height, width)
+        self.height, self.width = _check_canvas(height, width)
         self.fill = fill
 
     def __call__(self, view: View, rng: np.random.Generator) -> View:
@@ -77,9 +78,9 @@ class ScaleJitter:
         max_scale: float = 2.0,
         fill: tuple[int, int, int] = IMAGENET_GREY,
     ) -> None:
-        self.height, self.width = _check_canvas(self, height, width)
+        self.height, self.width = _check_canvas(height, width)
         if not 0 < min_scale <= max_scale:
-            raise ValueError(f"ScaleJitter: 0 < min_scale <= max_scale, not {min_scale} and {max_scale}")
+            raise ValueError(f"min_scale is more than 0 and at most max_scale ({max_scale}), got {min_scale}")
         self.min_scale = min_scale
         self.max_scale = max_scale
         self.fill = fill

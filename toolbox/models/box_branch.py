@@ -30,6 +30,17 @@ class TestSettings:
     nms: float = 0.5
     detections: int = 100
 
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} lies between 0 and 1, got {getattr(self, name)}"
+            for name in ("score_threshold", "nms")
+            if not 0 <= getattr(self, name) <= 1
+        ]
+        if self.detections < 1:
+            wrong.append(f"detections is 1 or more, got {self.detections}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
 
 class BoxBranch(nn.Module):
     """Samples proposals to train on, and turns predictions into detections.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolbox.models.heads.layers import Norm, conv_stack
+from toolbox.models.heads.layers import Norm, check_at_least, conv_stack
 from toolbox.models.interfaces import BoxPrediction
 from toolbox.registry import BOX_HEADS
 from toolbox.structures import RoIShape
@@ -53,6 +53,7 @@ class TwoFCBoxHead(nn.Module):
         self, in_shape: RoIShape, num_classes: int, *, channels: int = 1024, class_agnostic: bool = False
     ) -> None:
         super().__init__()
+        check_at_least(1, channels=channels)
         self.hidden = _linear_stack(in_shape.channels * in_shape.height * in_shape.width, channels, 2)
         self.predictor = BoxPredictor(channels, num_classes, class_agnostic)
 
@@ -89,6 +90,8 @@ class ConvFCBoxHead(nn.Module):
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
+        check_at_least(0, convolutions=convolutions, fully_connected=fully_connected)
+        check_at_least(1, channels=channels, fc_channels=fc_channels)
         self.convolutions = conv_stack(in_shape.channels, channels, convolutions, norm)
         width = channels if convolutions else in_shape.channels
         inputs = width * in_shape.height * in_shape.width

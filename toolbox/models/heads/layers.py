@@ -9,6 +9,17 @@ from torch import nn
 Norm = Literal["none", "bn", "gn"]
 
 
+def check_at_least(least: int, **settings: int) -> None:
+    """Refuse settings below `least`, all of them in one error.
+
+    Raises:
+        ValueError: a line for each.
+    """
+    wrong = [f"{name} is {least} or more, got {value}" for name, value in settings.items() if value < least]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
 def conv_stack(in_channels: int, channels: int, count: int, norm: Norm = "none") -> nn.Sequential:
     """`count` times 3×3 convolution, norm, ReLU at constant resolution, Kaiming-initialised."""
     layers: list[nn.Module] = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.masks import encode_roi_masks
-from toolbox.models.heads.layers import Norm, conv_stack, init_kaiming
+from toolbox.models.heads.layers import Norm, check_at_least, conv_stack, init_kaiming
 from toolbox.models.interfaces import Loss
 from toolbox.models.losses import BinaryCrossEntropy
 from toolbox.registry import INSTANCE_HEADS
@@ -50,6 +50,10 @@ class FCNMaskHead(nn.Module):
         convention: Literal["torchvision", "detectron2"] = "detectron2",
     ) -> None:
         super().__init__()
+        check_at_least(0, convolutions=convolutions)
+        check_at_least(1, channels=channels)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold lies between 0 and 1, got {threshold}")
         width = channels if convolutions else in_shape.channels
         self.convolutions = conv_stack(in_shape.channels, channels, convolutions, norm)
         self.upsample = nn.Sequential(nn.ConvTranspose2d(width, channels, 2, stride=2), nn.ReLU(inplace=True))

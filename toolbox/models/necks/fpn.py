@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolbox.models.heads.layers import Norm, norm_layer
+from toolbox.models.heads.layers import Norm, check_at_least, norm_layer
 from toolbox.registry import NECKS
 from toolbox.structures import FeatureSpec
 
@@ -35,6 +35,8 @@ class FPN(nn.Module):
         norm: Norm = "none",
     ) -> None:
         super().__init__()
+        check_at_least(1, out_channels=out_channels)
+        check_at_least(0, extra_levels=extra_levels)
         strides = [spec.stride for spec in in_features.values()]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
             raise ValueError(f"FPN needs maps whose strides double from one to the next, got {dict(in_features)}")

@@ -46,6 +46,8 @@ class AnchorGenerator(nn.Module):
                 f"anchor sizes are given for {len(per_level)} levels, but there are {len(in_features)}: "
                 f"{', '.join(in_features)}; give one size (or list of sizes) per level"
             )
+        if not ratios or not all(per_level):
+            raise ValueError(f"{'sizes' if ratios else 'ratios'} holds an empty list; a cell has at least one anchor")
         if len({len(level) for level in per_level}) != 1:
             raise ValueError(f"every level needs the same number of anchor sizes, got {per_level}")
         if min(min(level) for level in per_level) <= 0 or min(ratios) <= 0:

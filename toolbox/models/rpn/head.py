@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from toolbox.models.heads.layers import check_at_least
 from toolbox.registry import RPN_HEADS
 
 
@@ -24,7 +25,9 @@ class ConvRPNHead(nn.Module):
         self, in_channels: int, num_anchors: int, *, convolutions: int = 1, channels: int | None = None
     ) -> None:
         super().__init__()
-        width = channels or in_channels
+        width = in_channels if channels is None else channels
+        check_at_least(0, convolutions=convolutions)
+        check_at_least(1, channels=width)
         layers: list[nn.Module] = []
         for index in range(convolutions):
             layers += [nn.Conv2d(width if index else in_channels, width, 3, padding=1), nn.ReLU(inplace=True)]

@@ -28,6 +28,11 @@ class ProposalCounts:
     before_nms: int = 2000
     after_nms: int = 1000
 
+    def __post_init__(self) -> None:
+        wrong = [f"{name} is 1 or more, got {count}" for name, count in vars(self).items() if count < 1]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
 
 @dataclass
 class AnchorPredictions:
@@ -80,6 +85,10 @@ class RPN(nn.Module):
         min_size: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= nms <= 1:
+            raise ValueError(f"nms lies between 0 and 1, got {nms}")
+        if min_size < 0:
+            raise ValueError(f"min_size is 0 pixels or more, got {min_size}")
         self.features = tuple(in_features)
         self.head = head
         self.anchors = anchors
