@@ -38,10 +38,23 @@ def test_weights_of_another_network_name_the_first_difference(tmp_path: Path) ->
         ResNet(depth=34, weights=str(tmp_path / "resnet18.pth"))
 
 
-def test_a_damaged_file_is_a_checkpoint_error(tmp_path: Path) -> None:
-    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match="broken.pth: cannot be read as weights"):
-        ResNet(depth=18, weights=str(tmp_path / "broken.pth"))
+def test_a_file_that_cannot_be_read_says_why_in_words(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "whole.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:2000])
+    (tmp_path / "named.safetensors").write_bytes(whole)
+    (tmp_path / "text.pth").write_text("hello, this is not a checkpoint")
+    (tmp_path / "empty.pth").touch()
+    for name, message in (
+        ("cut.pth", "damaged or cut short"),
+        ("named.safetensors", "another format than its name says; rename it to named.pth"),
+        ("text.pth", "not a file of weights"),
+        ("module.pth", "holds Python objects beside its weights"),
+        ("empty.pth", "the file is empty"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{name}: .*{message}"):
+            ResNet(depth=18, weights=str(tmp_path / name))
 
 
 def test_no_file_is_read_where_a_checkpoint_will_overwrite_it() -> None:

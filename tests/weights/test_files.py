@@ -44,7 +44,7 @@ def test_views_of_one_tensor_are_saved(tmp_path: Path) -> None:
     [
         (None, "no such file"),
         (b"", "the file is empty"),
-        (b"not a model at all, but text", "not a whole safetensors file"),
+        (b"not a model at all, but text", "not a weight file"),
         (b"PK\x03\x04 and so on", "PyTorch pickle"),
     ],
 )
@@ -54,6 +54,15 @@ def test_a_file_that_is_no_model_is_said_to_be_so(tmp_path: Path, content: bytes
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"m.safetensors: .*{message}"):
         load_model(path)
+
+
+def test_a_checkpoint_points_at_the_model_beside_it(tmp_path: Path) -> None:
+    torch.save({"step": 3}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="PyTorch pickle"):
+        load_model(tmp_path / "checkpoint.pt")
+    save_model(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: .*; use model.safetensors beside it"):
+        load_model(tmp_path / "checkpoint.pt")
 
 
 def test_a_truncated_file_is_said_to_be_so(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -57,15 +58,31 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _diagnosis(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(8)
-    if not start:
-        return "the file is empty; copy or train it again"
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+    kind = kind_of_file(path)
+    beside = path.with_name("model.safetensors")
+    if kind == "pickle" and beside.is_file():
+        return f"this is a checkpoint to resume a run from; use {beside.name} beside it"
+    if kind == "pickle":
         return (
             "this is a PyTorch pickle (.pt, .pth), not a safetensors file; convert it with safetensors.torch.save_file"
         )
+    if kind == "empty":
+        return "the file is empty; copy or train it again"
+    if kind == "other":
+        return "this is not a weight file; expected the model.safetensors of a run"
     return (
         f"not a whole safetensors file ({error}); "
         "it may be truncated: compare its size with the original's and copy it again"
     )
+
+
+def kind_of_file(path: Path) -> Literal["safetensors", "pickle", "empty", "other"]:
+    """What a file claims to be by its first bytes; it may still be damaged."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        return "empty"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return "pickle"
+    # A safetensors file begins with the length of its header, 8 bytes, and the header, which is JSON.
+    return "safetensors" if start[8:] == b"{" or len(start) < 9 else "other"

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, did_you_mean
+from toolbox.weights import kind_of_file
 
 _wanted: ContextVar[bool] = ContextVar("pretrained_weights_wanted", default=True)
 
@@ -61,8 +62,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds for a damaged file
-        raise CheckpointError(f"{path}: cannot be read as weights ({error})") from error
+        raise CheckpointError(f"{path}: {_why_unreadable(path, error)}") from error
     return state.get("state_dict", state) if isinstance(state, dict) else {}
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    kind = kind_of_file(path)
+    if kind == "empty":
+        return "the file is empty; copy it again"
+    if kind == "other":
+        return "this is not a file of weights; expected .safetensors, or .pth or .pt of PyTorch"
+    if (kind == "safetensors") != (path.suffix == ".safetensors"):
+        right = ".safetensors" if kind == "safetensors" else ".pth"
+        return f"holds weights in another format than its name says; rename it to {path.stem}{right}"
+    if "unsupported" in str(error).lower():
+        return (
+            "holds Python objects beside its weights, which are not loaded, since they could run code; "
+            "save the model's state_dict() alone"
+        )
+    return "the file is damaged or cut short; compare its size with the original's and copy it again"
 
 
 def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
