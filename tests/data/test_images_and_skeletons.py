@@ -63,6 +63,25 @@ def test_a_wrong_size_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> N
         read_image(tmp_path / "empty.jpg")
 
 
+def test_a_jpeg_without_its_end_is_refused_by_a_lenient_decoder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preview = b"\xff\xe1" + (2 + 20).to_bytes(2, "big") + bytes(8) + b"\xff\xd8\xff\xd9" + bytes(8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(rgb(40, 60)).save(path, quality=95)
+    whole = path.read_bytes()
+    whole = whole[:2] + preview + whole[2:]
+    lenient = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_UNCHANGED)
+    monkeypatch.setattr(cv2, "imdecode", lambda content, flags: lenient)  # as OpenCV 4.10 does
+    for content in (whole, whole + bytes(100)):
+        path.write_bytes(content)
+        assert read_image(path).shape == (40, 60, 3)
+    for left in (len(whole) // 2, len(whole) - 2, len(whole) - 1):
+        path.write_bytes(whole[:left])
+        with pytest.raises(DataError, match="a.jpg: .*cut short"):
+            read_image(path)
+
+
 def test_left_and_right_are_found_in_any_spelling() -> None:
     names = ["nose", "left_eye", "right_eye", "EarLeft", "EarRight", "leg_l_1", "leg_r_1", "L_Paw", "R_Paw", "cleft"]
     assert left_right_pairs(names) == ((1, 2), (3, 4), (5, 6), (7, 8))

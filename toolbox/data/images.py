@@ -9,6 +9,8 @@ import numpy as np
 
 from toolbox.errors import DataError
 
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read an image file as (h, w, 3) uint8 RGB.
@@ -27,12 +29,11 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise DataError(
-            f"{path}: image cannot be read ({error.strerror}); check the folder of the data set's images"
-        ) from error
+        advice = "; check the folder of the data set's images" if isinstance(error, FileNotFoundError) else ""
+        raise DataError(f"{path}: image cannot be read ({error.strerror}){advice}") from error
     # imdecode raises on an empty buffer and returns None on a broken file.
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if pixels is None:
+    if pixels is None or _is_cut_jpeg(content):
         raise DataError(
             f"{path}: not an image that OpenCV can decode, or cut short ({content.size} bytes); replace the file"
         )
@@ -46,6 +47,19 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         f"{path}: image is {image.shape[1]} x {image.shape[0]} (width x height), but the annotations declare "
         f"{size[1]} x {size[0]}; annotations of a resized copy do not fit, correct the one or the other"
     )
+
+
+def _is_cut_jpeg(file: np.ndarray) -> bool:
+    """Whether a JPEG lacks its end: up to OpenCV 4.10, the missing part is made grey without a word."""
+    if bytes(file[:2]) != _JPEG_START or bytes(file[-2:]) == _JPEG_END:
+        return False
+    content = file.tobytes()
+    at = len(_JPEG_START)
+    # Segments that say their length, up to the first scan; a preview among them may have an end of its own.
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"\xda", b"\xd9"):
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big") if content[at + 1] != 0xFF else 1
+    # In scans, 0xff is followed by 0 or a restart marker; what follows the end (padding, a maker's data) is allowed.
+    return content.find(_JPEG_END, at) < 0
 
 
 def _as_rgb(pixels: np.ndarray, path: Path) -> np.ndarray:
