@@ -8,7 +8,7 @@ Nothing here but what any third party can import. Use it by naming this file in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ class BoundaryHead(nn.Module):
         edge_weight: weight of an edge pixel against any other.
         weight: of the loss.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ("masks",)  # a data set without them is refused before the first step
 
     def __init__(
         self,

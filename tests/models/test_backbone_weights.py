@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 
 from toolbox.errors import CheckpointError
 from toolbox.models.backbones import ResNet, TimmBackbone
-from toolbox.models.backbones.weights import without_pretrained
+from toolbox.models.backbones.weights import finding_pretrained, without_pretrained
 
 
 def test_weights_of_a_torchvision_file_are_loaded(tmp_path: Path) -> None:
@@ -62,6 +62,27 @@ def test_no_file_is_read_where_a_checkpoint_will_overwrite_it() -> None:
         ResNet(depth=18, weights="nowhere/resnet18.pth")
     with torch.device("meta"):
         ResNet(depth=18, weights="nowhere/resnet18.pth")
+
+
+def test_weights_that_are_only_to_be_found_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    with torch.device("meta"), finding_pretrained():
+        for weights in ("IMAGENET1K_V1", str(tmp_path / "empty.pth")):
+            ResNet(depth=18, weights=weights)
+        with pytest.raises(CheckpointError, match="nowhere.pth: no such weight file"):
+            ResNet(depth=18, weights="nowhere.pth")
+        with pytest.raises(CheckpointError, match="torchvision has no resnet18 weights named 'IMAGENET'"):
+            ResNet(depth=18, weights="IMAGENET")
+
+
+def test_a_timm_network_s_file_is_looked_for_too() -> None:
+    pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    with (
+        torch.device("meta"),
+        finding_pretrained(),
+        pytest.raises(CheckpointError, match="nowhere.pth: no such weight file"),
+    ):
+        TimmBackbone(name="resnet18", weights="nowhere.pth")
 
 
 def test_the_weight_package_fills_lite0() -> None:

@@ -19,7 +19,7 @@ from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, Problem
 from toolbox.inference.loading import model_metadata
 from toolbox.inference.predictor import choose_device
-from toolbox.models.builder import build_detector
+from toolbox.models.builder import build_detector, check_ground_truth
 from toolbox.schema import Config, Schedule
 from toolbox.structures import Batch
 from toolbox.weights import save_model
@@ -102,6 +102,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     if val_set is not None:
         check_classes(train_set.classes, val_set, "data.train", "data.val")
+    check_ground_truth(config, train_set)
 
     seed_step(settings.seed, -1)  # the moment before the first step
     model = build_detector(config, classes=train_set.classes, skeleton=train_set.skeleton).to(device).train()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from toolbox.errors import ConfigError
+from toolbox.errors import ConfigError, Problem
 from toolbox.models.box_branch import TestSettings
 from toolbox.models.detector import RCNN
+from toolbox.plan import Plan
 from toolbox.structures import FeatureSpec, RoIShape, Skeleton
 
 if TYPE_CHECKING:
-    from toolbox.plan import Plan
     from toolbox.schema import Config
+
+_LOOKED_AT = 16  # images, to see what a data set has
+_REMEDIES = {
+    "masks": "annotate its objects with 'segmentation' (and leave 'masks: false' out)",
+    "keypoints": "annotate its objects with 'keypoints' (and leave 'keypoints: false' out)",
+}
 
 
 def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton | None = None) -> nn.Module:
@@ -43,6 +49,51 @@ def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton
     detector.skeleton = skeleton
     # Channels-last is what the convolutions and our RoI operations are fastest in, on the CPU as on the GPU.
     return detector.to(memory_format=torch.channels_last)
+
+
+def check_ground_truth(config: Config, dataset: Any) -> None:
+    """See that the training set has what the heads cannot train without (their class attribute `needs`).
+
+    Args:
+        dataset: the training set; its first images with objects are loaded, which tells for any kind of data set.
+
+    Raises:
+        ConfigError: a problem at `data.train` for each branch that lacks something.
+        DataError: a first image cannot be read.
+    """
+    wanted = [(branch, name) for branch in _plans(config.model) for name in getattr(branch.cls, "needs", ())]
+    if not wanted:
+        return
+    first = (dataset.load(index) for index in range(min(len(dataset), _LOOKED_AT)))
+    sample = next((sample for sample in first if len(sample)), None)
+    if sample is None:
+        return  # without objects, nobody can tell
+    plan = config.data.train
+    problems = []
+    for head, name in wanted:
+        if getattr(sample, name) is None:
+            branch = head.key.removesuffix(".head")
+            remedy = _REMEDIES.get(name, "give a data set that has them")
+            message = (
+                f"{type(dataset).__name__} has no {name} here, but {branch} ({head.cls.__name__}) needs them to train; "
+                f"{remedy}, or remove {branch}"
+            )
+            problems.append(plan.problem(message) if plan else Problem("", "data.train", message))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _plans(value: Any) -> Iterator[Plan]:
+    """The plans in a value, from the outside in."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _plans(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _plans(item)
+    elif isinstance(value, Plan):
+        yield value
+        yield from _plans(value.given)
 
 
 def _build_rcnn(plan: Plan, test: TestSettings, num_classes: int, skeleton: Skeleton | None) -> nn.Module:

@@ -2,9 +2,11 @@
 
 A component takes its wired arguments first and its settings keyword-only (registry.py says which are wired),
 states what it puts out (`out_features`, `out_shape`), computes and returns. `forward` never branches on
-`self.training` outside norm and dropout layers. Components with a `forward` are `nn.Module`s; `__call__` is spelt out
-for the type checker. R may be 0 anywhere: an image without objects or detections is an ordinary case (write
-`x.view(len(x), J, 3)`, not `x.view(len(x), -1, 3)`). What `Regions` and `Targets` hold stands in toolbox/structures.py.
+`self.training` outside norm and dropout layers. A constructor refuses a value by a ValueError; a text that begins with
+the setting's name (`channels is 1 or more, got 0`) is shown at the setting's line in the YAML. Components with a
+`forward` are `nn.Module`s; `__call__` is spelt out for the type checker. R may be 0 anywhere: an image without objects
+or detections is an ordinary case (write `x.view(len(x), J, 3)`, not `x.view(len(x), -1, 3)`). What `Regions` and
+`Targets` hold stands in toolbox/structures.py.
 """
 
 from __future__ import annotations
@@ -121,7 +123,9 @@ class BoxHead(Protocol):
 class InstanceHead(Protocol):
     """One task per detected object (mask, keypoints, your own): `__init__(in_shape, num_classes, *, settings…)`.
 
-    A head that needs the joints also takes `skeleton: Skeleton`.
+    A head that needs the joints also takes `skeleton: Skeleton`. A head that cannot train without the objects' masks or
+    joints says so by a class attribute, `needs: ClassVar[tuple[str, ...]] = ("masks",)` (or `"keypoints"`): a data set
+    without them is then refused before the first step, and `rcnn check` says which branch wants them.
     """
 
     def forward(self, regions: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, ToolboxError, did_you_mean
-from toolbox.models.backbones.weights import fit_state_dict, pretrained_wanted, read_state_dict
+from toolbox.models.backbones.weights import find_file, fit_state_dict, pretrained_wanted, read_state_dict
 from toolbox.registry import BACKBONES
 from toolbox.structures import FeatureSpec, PixelStats
 
@@ -81,6 +81,8 @@ def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | 
             f"timm's weights of '{name}' cannot be downloaded ({error}); "
             f"put a file on this machine and give its path as 'weights'"
         ) from error
+    if weights not in (None, "pretrained", "package"):
+        find_file(Path(weights))
     if not wanted or weights in (None, "pretrained"):
         return network
     if weights == "package":

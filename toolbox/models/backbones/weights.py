@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
@@ -15,22 +16,41 @@ from torch import Tensor, nn
 from toolbox.errors import CheckpointError, did_you_mean
 from toolbox.weights import kind_of_file
 
-_wanted: ContextVar[bool] = ContextVar("pretrained_weights_wanted", default=True)
+_use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
 
 @contextmanager
-def without_pretrained() -> Iterator[None]:
-    """Build models inside this without reading pretrained weights: a checkpoint is about to overwrite them."""
-    token = _wanted.set(False)
+def _used(use: Literal["find", "none"]) -> Iterator[None]:
+    token = _use.set(use)
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _use.reset(token)
+
+
+def without_pretrained() -> AbstractContextManager[None]:
+    """Build models inside this without reading pretrained weights: a checkpoint is about to overwrite them."""
+    return _used("none")
+
+
+def finding_pretrained() -> AbstractContextManager[None]:
+    """Build models inside this without reading pretrained weights, but see that files and names of weights exist."""
+    return _used("find")
 
 
 def pretrained_wanted() -> bool:
     """Whether a backbone under construction should read its weights; not on the meta device, where it has none."""
-    return _wanted.get() and not torch.empty(0).is_meta
+    return _use.get() == "read" and not torch.empty(0).is_meta
+
+
+def find_file(path: Path) -> None:
+    """Where weights are only to be found, see that their file exists.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    if _use.get() == "find" and not path.is_file():
+        raise CheckpointError(f"{path}: no such weight file")
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) -> None:
@@ -44,11 +64,14 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) 
     Raises:
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
     """
-    if not pretrained_wanted():
-        return
     is_file = Path(weights).suffix in (".pth", ".pt", ".safetensors") or Path(weights).is_file()
-    state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
-    fit_state_dict(backbone, state, weights)
+    if pretrained_wanted():
+        state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
+        fit_state_dict(backbone, state, weights)
+    elif is_file:
+        find_file(Path(weights))
+    elif _use.get() == "find":
+        _torchvision_entry(architecture, weights)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -101,7 +124,8 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str) -> 
     module.load_state_dict({name: state[name] for name in wanted}, strict=False)
 
 
-def _torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
+def _torchvision_entry(architecture: str, name: str) -> Any:
+    """A member of the `WeightsEnum` of an architecture."""
     try:
         choices = torchvision.models.get_model_weights(architecture)
     except ValueError as error:
@@ -111,10 +135,15 @@ def _torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
             f"torchvision has no {architecture} weights named '{name}'{did_you_mean(name, choices.__members__)} "
             f"(there are {', '.join(choices.__members__)}); a file ends in .pth, .pt or .safetensors"
         )
+    return choices[name]
+
+
+def _torchvision_weights(architecture: str, name: str) -> dict[str, Tensor]:
+    entry = _torchvision_entry(architecture, name)
     try:
-        return choices[name].get_state_dict(progress=False, check_hash=True)
+        return entry.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError) as error:
         raise CheckpointError(
-            f"weights {name} of {architecture} cannot be downloaded ({error}); put the file {choices[name].url} "
+            f"weights {name} of {architecture} cannot be downloaded ({error}); put the file {entry.url} "
             f"on this machine and give its path as 'weights', or set weights: null with norm: gn"
         ) from error
