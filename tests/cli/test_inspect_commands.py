@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from toolbox.cli import main
 from toolbox.cli.wiring import wiring_lines
@@ -130,6 +134,96 @@ def test_check_compares_the_classes_of_both_data_sets(config: Path, capsys: pyte
 def test_check_compares_the_joints_of_both_data_sets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", config, "data.train.keypoints=true") == 2
     assert "data.val: its joints (none) are not those of data.train (" in capsys.readouterr().err
+
+
+def write_coco(folder: Path, boxes: list[list[float]], **extra: object) -> str:
+    """One image of 100 × 100 with objects of one class; returns the override that names it."""
+    Image.fromarray(np.zeros((100, 100, 3), dtype=np.uint8)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 100, "width": 100}],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [
+            {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, **extra} for i, box in enumerate(boxes)
+        ],
+    }
+    (folder / "objects.json").write_text(json.dumps(content))
+    return f"data.train={{type: CocoDataset, images: {folder}, annotations: {folder / 'objects.json'}}}"
+
+
+def test_check_and_train_refuse_a_mask_head_on_data_without_masks(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_coco(tmp_path, [[10, 10, 20, 20]])
+    said = "data.train: CocoDataset has no masks here, but model.instance.mask (FCNMaskHead) needs them to train"
+    assert run("check", config, data, "data.val=null") == 2
+    assert said in capsys.readouterr().err.replace(data, "data.train")
+    assert run("train", config, data, "data.val=null", "--run", tmp_path / "run") == 2
+    assert said in capsys.readouterr().err.replace(data, "data.train")
+
+
+def test_check_counts_the_objects_of_each_class(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", config, "data.train.classes=[circle, star]", "data.val=null") == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    total, circles, stars = re.fullmatch(
+        r"  data.train: 20 images, (\d+) objects: circle (\d+), star (\d+)", line
+    ).groups()
+    assert int(total) == int(circles) + int(stars) > 20
+
+
+def test_check_passes_on_what_the_data_set_warns_of(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_coco(tmp_path, [[10, 10, 30, 30], [60, 60, 90, 90], [120, 0, 10, 10]])
+    assert run("check", config, data, "data.val=null", "model.instance={}") == 0
+    assert "67% of the boxes leave their image: are they x1 y1 x2 y2?" in caplog.text
+    assert "data.train: 1 images, 2 objects: cell 2" in capsys.readouterr().out
+    assert run("check", config, data, "data.val=null", "model.instance={}", "--strict") == 2
+    assert "warning: " in capsys.readouterr().err
+
+
+def test_check_says_when_there_are_no_objects(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("check", config, write_coco(tmp_path, []), "data.val=null") == 0
+    assert "objects.json: no objects, its list of annotations is empty" in caplog.text
+    assert "data.train: 1 images, 0 objects: cell 0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.transforms=[{type: HorizontalFlip, prob: 5}]", "data.transforms.0.prob: prob lies between 0 and 1"),
+        ("data.transforms=[{type: RandomCrop, height: -4, width: 0}]", "height is 1 pixel or more, got -4"),
+        ("train.optimizer.momentum=-1", "train.optimizer: Invalid momentum value"),
+        ("model.backbone.weights=IMAGENET", "model.backbone.weights=IMAGENET: torchvision has no resnet18 weights"),
+        ("model.backbone.weights=nothere.pth", "model.backbone.weights=nothere.pth: nothere.pth: no such weight file"),
+        ("train.device=cuda", "train.device=cuda: device 'cuda' is not there"),
+    ],
+)
+def test_check_finds_what_train_would_stumble_over(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], override: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("check", config, override) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_check_only_warns_of_milestones_after_the_end(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run("check", config, "train.schedule.milestones=[5, 700]") == 0
+    assert "the run ends after 10 steps, so the learning rate does not drop at 700" in caplog.text
+
+
+def test_a_run_folder_stands_for_its_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(RUN)
+    assert run("check", tmp_path) == 0
+    assert capsys.readouterr().out.startswith(f"ok: {tmp_path / 'config.yaml'}\n")
+    assert run("show", tmp_path, "--no-resolved") == 0
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(RUN)
+    assert run("check", tmp_path) == 2
+    assert f"Is a directory; did you mean '{tmp_path / 'mine.yaml'}'?" in capsys.readouterr().err
 
 
 def test_strict_makes_warnings_errors(

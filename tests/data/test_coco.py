@@ -133,15 +133,15 @@ def test_boxes_that_leave_the_image_are_clipped_dropped_or_an_error(
     content["annotations"][1]["bbox"] = [40, 10, 10, 5]  # no pixel inside
     clipped = build().load(0)
     assert clipped.boxes.tolist() == [[25, 10, 30, 15], [0, 0, 1, 2]]
-    assert (
-        "1 objects left out, e.g. annotation 2: bbox [40, 10, 10, 5] has no area in the image (30 x 20)" in caplog.text
-    )
+    assert "objects left out: 1 of 3, e.g. annotation 2: bbox [40, 10, 10, 5] has no area in the image" in caplog.text
+    assert "boxes cut to their image: 1 of 3, e.g. annotation 1: bbox [25, 10, 10, 5] sticks out of" in caplog.text
+    assert "67% of the boxes leave their image: are they x1 y1 x2 y2? COCO wants x y width height" in caplog.text
     assert build(bad="drop").load(0).crowd.tolist() == [True]
     with pytest.raises(DataError) as raised:
         build(bad="error")
     assert "annotation 1: bbox [25, 10, 10, 5] sticks out of the image (30 x 20)" in str(raised.value)
     assert "2 problem(s)" in str(raised.value)
-    assert "'bad: drop'" in str(raised.value)
+    assert "'bad: drop'" in str(raised.value) and "are they x1 y1 x2 y2?" in str(raised.value)
 
 
 def test_a_pixel_of_rounding_is_no_problem(build: Callable[..., CocoDataset], content: dict) -> None:

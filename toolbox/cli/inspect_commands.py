@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from toolbox.errors import ConfigError, Problem, ToolboxError, did_you_mean
+from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError, did_you_mean
 
 if TYPE_CHECKING:
+    from toolbox.data.counts import ObjectCounts
     from toolbox.plan import Plan
     from toolbox.registry import Registry
     from toolbox.schema import Config
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
+T = TypeVar("T")
+
+_CLASSES_SHOWN = 12
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a run folder.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, e.g. model.backbone.depth=101.")
 ]
@@ -102,21 +107,21 @@ def check(
     """
     from toolbox.schema import load_config
 
+    config = _config_file(config)
     with _collected_warnings() as notes:
         checked = load_config(config, overrides or ())
         sets, problems = _open_data(checked) if data else ({}, [])
-        try:
-            model = _build_on_meta(checked, sets)
-        except ConfigError as error:
-            problems += error.problems
+        counts = {name: _counted(checked, name, dataset, problems) for name, dataset in sets.items()}
+        model = _attempt(problems, lambda: _build_on_meta(checked, sets, find_weights=True))
+        problems += _training_problems(checked, sets, model)
     problems += _class_problems(checked, sets)
     if strict:
         problems += [Problem(str(config), "", f"warning: {note}") for note in notes.texts]
-    if problems:
+    if problems or model is None:
         raise ConfigError(problems)
     typer.echo(f"ok: {config}")
     for name, dataset in sets.items():
-        typer.echo(f"  data.{name}: {len(dataset)} images, {len(dataset.classes)} classes ({_few(dataset.classes)})")
+        typer.echo(f"  data.{name}: {len(dataset)} images, {_objects(dataset, counts[name])}")
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"  model: {checked.model.cls.__name__}, {count / 1e6:.1f} M parameters")
     images = checked.train.steps * checked.train.batch
@@ -137,7 +142,7 @@ def show(
     height, separator, width = size.partition("x")
     if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise ToolboxError(f"--size is HEIGHTxWIDTH in pixels, e.g. 800x1216, not '{size}'")
-    checked = load_config(config, overrides or ())
+    checked = load_config(_config_file(config), overrides or ())
     if resolved:
         typer.echo(checked.to_yaml())
     sets, problems = _open_data(checked)
@@ -146,6 +151,12 @@ def show(
         reason = f": {problems[0].message}" if problems else ""
         typer.echo(f"shown for one class; the classes come from the data set, which is not here{reason}\n")
     typer.echo("\n".join(wiring_lines(model, int(height), int(width))))
+
+
+def _config_file(path: Path) -> Path:
+    """A run folder stands for its config."""
+    inside = path / "config.yaml"
+    return inside if path.is_dir() and inside.is_file() else path
 
 
 class _Notes(logging.Handler):
@@ -193,6 +204,65 @@ def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
     return sets, problems
 
 
+def _attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
+    """What `build` makes, or None with its problems added."""
+    try:
+        return build()
+    except ConfigError as error:
+        problems += error.problems
+    return None
+
+
+def _counted(config: Config, name: str, dataset: Any, problems: list[Problem]) -> ObjectCounts | None:
+    from toolbox.data.counts import count_objects
+
+    try:
+        return count_objects(dataset)
+    except (ToolboxError, OSError) as error:
+        problems.append(getattr(config.data, name).problem(str(error)))
+    return None
+
+
+def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
+    """`83 objects: circle 20, square 21, …`; of many classes the most frequent ones and the rarest."""
+    if counts is None:
+        return f"{len(dataset.classes)} classes ({_few(dataset.classes)})"
+    pairs = [(name, int(count)) for name, count in zip(dataset.classes, counts.objects, strict=True)]
+    shown = pairs
+    if len(pairs) > _CLASSES_SHOWN:
+        pairs.sort(key=lambda pair: -pair[1])
+        shown = pairs[:_CLASSES_SHOWN]
+    listed = ", ".join(f"{name} {count}" for name, count in shown)
+    if len(pairs) > len(shown):
+        listed += f", … ({len(pairs)} classes, the rarest: {pairs[-1][0]} {pairs[-1][1]})"
+    within = "" if counts.images == len(dataset) else f" in the first {counts.images}"
+    return f"{counts.objects.sum()} objects{within}: {listed}"
+
+
+def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:
+    """What else training builds or asks for before its first step."""
+    from toolbox.engine.optim import parameter_groups
+    from toolbox.inference.predictor import choose_device
+    from toolbox.models.builder import check_ground_truth
+
+    problems: list[Problem] = []
+    settings = config.train
+    for transform in config.data.transforms:
+        _attempt(problems, transform.build)
+    _attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
+    if model is not None:
+        _attempt(problems, lambda: settings.optimizer.build(params=parameter_groups(model), lr=settings.lr))
+    if "train" in sets:
+        # An image that cannot be read was reported when the objects were counted.
+        with suppress(DataError, OSError):
+            _attempt(problems, lambda: check_ground_truth(config, sets["train"]))
+    try:
+        choose_device(settings.device)
+    except DeviceError as error:
+        problems.append(config.plan["train"].problem(str(error), "device"))
+    return problems
+
+
 def _absent_paths(plan: Plan) -> list[Problem]:
     """The keys that a data set names its files with are conventions: `images` and `annotations`."""
     problems = []
@@ -221,14 +291,16 @@ def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
     return []
 
 
-def _build_on_meta(config: Config, sets: dict[str, Any]) -> Any:
+def _build_on_meta(config: Config, sets: dict[str, Any], *, find_weights: bool = False) -> Any:
     import torch
 
+    from toolbox.models.backbones.weights import finding_pretrained
     from toolbox.models.builder import build_detector
 
     dataset = sets.get("train") or sets.get("val")
     classes = dataset.classes if dataset else ("object",)
-    with torch.device("meta"), warnings.catch_warnings():
+    finding = finding_pretrained() if find_weights else nullcontext()
+    with torch.device("meta"), finding, warnings.catch_warnings():
         # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
         warnings.filterwarnings("ignore", message=".*which is a no-op")
         return build_detector(config, classes=classes, skeleton=dataset.skeleton if dataset else _any_skeleton())

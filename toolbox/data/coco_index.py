@@ -23,6 +23,7 @@ logger = logging.getLogger("toolbox")
 Bad = Literal["drop", "clip", "error"]
 _SHOWN = 10  # findings in one message
 _TOLERANCE = 1.0  # pixels that a box may stick out of its image: rounding, in COCO itself
+_SUSPICIOUS = 0.05  # share of boxes that leave their image from which on they are probably written otherwise
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class CocoParser:
         self.bad = bad
         self.findings: list[str] = []
         self.dropped: list[str] = []
+        self.boxes = 0
+        self.leaving = 0  # boxes that stick out of their image, or lie outside
+        self.cut: list[str] = []
 
     def parse(self, content: Mapping[str, Any], *, skip_empty: bool) -> CocoIndex:
         """Check everything, then pack it.
@@ -119,6 +123,9 @@ class CocoParser:
         if self.masks:
             objects = {image_id: self._with_masks(rows, images[image_id]) for image_id, rows in objects.items()}
         self._report()
+        if not any(objects.values()):
+            chosen = " of the chosen classes" if content["annotations"] else ", its list of annotations is empty"
+            logger.warning("%s: no objects%s; there is nothing to learn or to find", self.path, chosen)
         if skip_empty:
             # Crowds alone give nothing to train on.
             images = {i: image for i, image in images.items() if not all(row["crowd"] for row in objects[i])}
@@ -198,10 +205,16 @@ class CocoParser:
         cut = [min(max(x, 0), width), min(max(y, 0), height), min(max(x + w, 0), width), min(max(y + h, 0), height)]
         empty = cut[2] <= cut[0] or cut[3] <= cut[1]
         outside = max(-x, -y, x + w - width, y + h - height) > _TOLERANCE
-        if empty or (outside and self.bad != "clip"):
-            fault = "has no area in" if empty else "sticks out of"
-            self._unfit(f"{name}: bbox {list(box)} {fault} the image ({width} x {height})", fatal=self.bad == "error")
+        self.boxes += 1
+        if not (empty or outside):
+            return cut
+        self.leaving += 1
+        fault = "has no area in" if empty else "sticks out of"
+        message = f"{name}: bbox {list(box)} {fault} the image ({width} x {height})"
+        if empty or self.bad != "clip":
+            self._unfit(message, fatal=self.bad == "error")
             return None
+        self.cut.append(message)
         return cut
 
     def _with_masks(self, rows: list[dict[str, Any]], image: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -222,14 +235,22 @@ class CocoParser:
         (self.findings if fatal else self.dropped).append(message)
 
     def _report(self) -> None:
+        share = self.leaving / max(1, self.boxes)
+        corners = ""
+        if share > _SUSPICIOUS:
+            corners = f"{share:.0%} of the boxes leave their image: are they x1 y1 x2 y2? COCO wants x y width height"
         if self.findings:
             shown = "\n".join(f"  {finding}" for finding in self.findings[:_SHOWN])
             more = f"\n  … and {len(self.findings) - _SHOWN} more" if len(self.findings) > _SHOWN else ""
             hint = "" if self.bad == "drop" else "; 'bad: drop' leaves out objects with an unfit box or mask"
             hint += "; 'masks: false' reads boxes only" if self.masks else ""
+            hint += f"; {corners}" if corners else ""
             raise DataError(f"{self.path}: {len(self.findings)} problem(s); correct the file{hint}\n{shown}{more}")
-        if self.dropped:
-            logger.warning("%s: %d objects left out, e.g. %s", self.path, len(self.dropped), self.dropped[0])
+        for rows, fate in ((self.cut, "boxes cut to their image"), (self.dropped, "objects left out")):
+            if rows:
+                logger.warning("%s: %s: %d of %d, e.g. %s", self.path, fate, len(rows), self.boxes, rows[0])
+        if corners:
+            logger.warning("%s: %s", self.path, corners)
 
     def _pack(self, images: Mapping[int, Mapping[str, Any]], objects: Mapping[int, list[dict[str, Any]]]) -> CocoIndex:
         counts = [len(objects[image_id]) for image_id in images]

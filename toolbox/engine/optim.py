@@ -6,6 +6,7 @@ the step, so that a resumed run has nothing to restore.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,6 +17,8 @@ from torch import nn
 
 from toolbox.errors import ConfigError, Problem
 from toolbox.registry import OPTIMIZERS, SCHEDULES
+
+logger = logging.getLogger("toolbox")
 
 Params = Iterable[Any]  # tensors, or torch's parameter groups
 
@@ -122,6 +125,13 @@ class MultiStep:
                         "expected growing steps, or fractions of the run below 1",
                     )
                 ]
+            )
+        late = [m for m in self.milestones if m >= max(1, self.steps)]
+        if late:
+            logger.warning(
+                "train.schedule.milestones: the run ends after %d steps, so the learning rate does not drop at %s",
+                self.steps,
+                ", ".join(f"{m:g}" for m in late),
             )
 
     def drops(self) -> tuple[int, ...]:
