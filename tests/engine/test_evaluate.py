@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from toolbox.engine import Progress, evaluate
+from toolbox.engine import Progress, evaluate, progress
 from toolbox.engine.evaluate import check_classes
 from toolbox.errors import DataError
 from toolbox.structures import Detections
@@ -69,6 +69,26 @@ def test_a_detector_that_finds_nothing_scores_zero(tiny_images: type) -> None:
     dataset = tiny_images()
     metrics = evaluate(Oracle(torch.from_numpy(dataset.boxes), 0), dataset, resize=None, device=CPU)
     assert metrics["bbox"]["AP"] == metrics["bbox"]["AR100"] == 0.0
+
+
+def test_the_log_says_how_far_an_evaluation_is(
+    tiny_images: type, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, now = tiny_images(), iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(now)))  # ten seconds a batch
+    with caplog.at_level(logging.INFO, logger="toolbox"):
+        evaluate(Oracle(torch.from_numpy(dataset.boxes), 12), dataset, resize=None, device=CPU, batch=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "evaluating: 12 images",
+        "evaluating: 6 of 12 images done, about 30 s left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "about 1 s"), (89, "about 89 s"), (730, "about 12 min"), (9000, "about 2.5 h")]
+)
+def test_forecasts_are_given_in_words(seconds: float, words: str) -> None:
+    assert progress.about(seconds) == words
 
 
 def test_masks_without_true_masks_are_left_out_and_said_to_be(

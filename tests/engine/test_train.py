@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from toolbox.engine import Progress, TrainingDiverged, train
-from toolbox.engine.checkpoint import load_checkpoint
-from toolbox.errors import CheckpointError, ConfigError, DataError, ToolboxError
+from toolbox.engine.checkpoint import TrainingState, load_checkpoint
+from toolbox.engine.progress import counted
+from toolbox.errors import CheckpointError, ConfigError, DataError, DeviceError, ToolboxError
 from toolbox.weights import load_model
 
 MakeConfig = Callable[..., Any]
@@ -152,8 +153,63 @@ def test_resuming_with_another_config_names_the_keys(tiny_config: MakeConfig, tm
     assert again["finished"]
 
 
-def test_resuming_without_a_checkpoint_starts_at_the_beginning(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so(
+    tiny_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert train(tiny_config(steps=1), tmp_path / "run", resume=True)["step"] == 1
+    assert f"nothing to resume in {tmp_path / 'run'}: starting at step 0" in caplog.text
+
+
+def test_a_folder_with_files_of_something_else_is_refused_and_left_alone(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    (tmp_path / ".hidden").touch()
+    for resume in (False, True):
+        with pytest.raises(ToolboxError, match=r"holds files, but no run \(config.yaml\); name a new or empty folder"):
+            train(tiny_config(steps=1), tmp_path, resume=resume)
+    assert (tmp_path / "config.yaml").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+    (tmp_path / "config.yaml").unlink()
+    assert train(tiny_config(steps=1), tmp_path)["finished"]
+
+
+def test_the_log_says_at_once_what_runs_and_after_a_step_how_long_it_will_take(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    class Counted(tiny_images):  # type: ignore[misc]
+        num_objects = 1
+
+    train(tiny_config(val=Counted, steps=4, log_every=3, micro_batch=2), tmp_path / "run")
+    said = [line.split(" INFO ")[1] for line in (tmp_path / "run/log.txt").read_text().splitlines()]
+    assert said[:5] == [
+        f"device cpu, {counted(torch.get_num_threads(), 'thread')}; 0 loader processes",
+        "data.train: 12 images, 1 class",
+        "data.val: 12 images, 1 object, 1 class",
+        "model: TinyDetector, 0.2 k parameters, 0.2 k of them trained",
+        "train: 4 steps of 4 images in micro-batches of 2 (1.3 epochs)",
+    ]
+    assert [line.partition(":")[0] for line in said[5:9]] == ["step 1/4", "step 3/4", "step 4/4", "evaluating"]
+    assert said[5].endswith("about 1 s left") and "left" not in said[7]
+    assert [line["step"] for line in lines(tmp_path / "run")] == [3, 4, 4]  # the first step is not a line of metrics
+
+
+def test_a_run_goes_on_where_gradients_are_scaled_and_were_not(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(steps=1), tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run/checkpoint.pt")
+    model = torch.nn.Linear(1, 1)
+    state = TrainingState(model, torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", enabled=True))
+    own = {**state.state_dict(), "scaler": kept["scaler"]}
+    state.load_state_dict(own, "here")
+    assert kept["scaler"] == {} and state.scaler.is_enabled()
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="PyTorch sees no GPU here; use train.device=cpu"):
+        train(tiny_config(device="cuda"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_writer_of_a_run_is_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path: Path) -> 
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "folder.jpg").mkdir()
     for name, message in (
-        ("none.jpg", "No such file"),
+        ("none.jpg", "no such file"),
         ("empty.jpg", "not an image"),
         ("text.jpg", "not an image"),
-        ("folder.jpg", "Is a directory"),
+        ("folder.jpg", "this is a folder"),
     ):
         with pytest.raises(DataError, match=f"{name}: .*{message}"):
             read_image(tmp_path / name)

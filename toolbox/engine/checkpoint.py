@@ -62,7 +62,8 @@ class TrainingState:
             self.optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise CheckpointError(f"{source}: the optimizer's state does not fit: {error}") from error
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty after a device that needs none; a run may go on elsewhere
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             if state["ema"] is None:
                 raise CheckpointError(f"{source}: has no averaged weights; resume without train.ema")

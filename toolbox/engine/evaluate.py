@@ -13,7 +13,7 @@ from toolbox.data.interfaces import Dataset
 from toolbox.data.loader import evaluation_loader
 from toolbox.data.resize import Resize
 from toolbox.engine.coco_metrics import Kind, coco_metrics, coco_results, records_of
-from toolbox.engine.progress import OnProgress, Progress
+from toolbox.engine.progress import Heartbeat, OnProgress, Progress
 from toolbox.errors import DataError, did_you_mean
 
 logger = logging.getLogger("toolbox")
@@ -52,7 +52,7 @@ def evaluate(
     detector.to(device).eval()
     results: list[dict[str, Any]] = []
     predicted: set[Kind] = {"bbox"}
-    done = 0
+    done, heartbeat = 0, Heartbeat("evaluating", len(dataset))
     try:
         with torch.inference_mode():
             for images in loader:
@@ -61,6 +61,7 @@ def evaluate(
                 predicted |= {"segm"} if any(d.masks is not None for d in found) else set()
                 predicted |= {"keypoints"} if any(d.keypoints is not None for d in found) else set()
                 done += len(images)
+                heartbeat(done)
                 if on_progress is not None:
                     on_progress(Progress("eval", done, len(dataset)))
     finally:

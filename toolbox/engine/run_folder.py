@@ -61,17 +61,26 @@ class RunFolder:
             resume: go on with the run that is there.
 
         Raises:
-            ToolboxError: another process owns it, or it holds a run and `resume` is False.
+            ToolboxError: another process owns it, it holds a run and `resume` is False, or files of something else.
             ConfigError: the run that is there has another config.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise ToolboxError(f"{self.path}: this is a file; give a folder for the run") from None
+        self._refuse_foreign()
         with self._locked():
             self._prepare(config, resume)
             with _logging_to(self.log):
                 yield
+
+    def _refuse_foreign(self) -> None:
+        """A folder with other files than a run's is not written into: its config.yaml might be the user's own."""
+        held = sorted(file.name for file in self.path.iterdir() if not file.name.startswith("."))
+        written = any(file.exists() for file in (self.checkpoint, self.model, self.metrics))
+        if held and not written and not (self.config.exists() and self.log.exists()):
+            shown = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
+            raise ToolboxError(f"{self.path}: holds files, but no run ({shown}); name a new or empty folder with --run")
 
     def _prepare(self, config: str, resume: bool) -> None:
         if not resume:
@@ -84,7 +93,7 @@ class RunFolder:
         elif self.checkpoint.exists() and self.config.exists():
             _check_same(self.config, config)
         elif not self.checkpoint.exists():
-            logger.warning("%s: there is no checkpoint to go on from; starting at step 0", self.path)
+            logger.warning("nothing to resume in %s: starting at step 0", self.path)
         with replacing(self.config) as file:
             file.write_text(config, encoding="utf-8")
 

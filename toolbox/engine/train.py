@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 
+from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
 from toolbox.engine.evaluate import evaluate
 from toolbox.engine.job import Job, prepare
-from toolbox.engine.progress import OnProgress, Progress
+from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.window import Window
 from toolbox.inference.pictures import draw_dataset
+from toolbox.inference.predictor import choose_device
 from toolbox.schema import Config
 from toolbox.structures import Batch
 
@@ -57,9 +59,11 @@ def train(
     Raises:
         TrainingDiverged: a loss is not finite; the last checkpoint is kept.
     """
+    choose_device(config.train.device, instead="train.device=cpu")  # before anything is written
     folder = RunFolder(run)
     with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop:
         job = prepare(config, folder)
+        announce(job)
         state, settings = job.state, config.train
         if resume and folder.checkpoint.exists():
             state.load_state_dict(load_checkpoint(folder.checkpoint), str(folder.checkpoint))
@@ -69,13 +73,15 @@ def train(
         metrics: dict[str, Any] | None = None
         finished = state.step == settings.steps
         with contextlib.suppress(Stopped):
-            batches, window = job.batches(start=state.step), Window()
-            for done in range(state.step + 1, settings.steps + 1):
+            first, batches, window = state.step + 1, job.batches(start=state.step), Window()
+            for done in range(first, settings.steps + 1):
                 optimizer_step(job, done - 1, batches, window)
                 finished = done == settings.steps
                 record: dict[str, Any] = {}
                 if finished or done % settings.log_every == 0:
                     record, window = _log(job, window), Window()
+                elif done == first:
+                    _say(job, _record(job, window), window.seconds - window.waited)  # the loader was starting up
                 if on_progress is not None:
                     on_progress(Progress("train", done, settings.steps, record))
                 evaluating = finished or (settings.eval_every is not None and done % settings.eval_every == 0)
@@ -158,20 +164,32 @@ def _check_finite(losses: Counter[str], step: int, job: Job, image_ids: list[int
 
 
 def _log(job: Job, window: Window) -> dict[str, Any]:
-    step = job.state.step
-    record = window.record(step, lr=job.lr(step - 1), peak_memory_mb=peak_memory_mb(job.device))
+    record = _record(job, window)
     job.folder.append_metrics(record)
+    _say(job, record, window.seconds / window.steps)
+    return record
+
+
+def _record(job: Job, window: Window) -> dict[str, Any]:
+    step = job.state.step
+    return window.record(step, lr=job.lr(step - 1), peak_memory_mb=peak_memory_mb(job.device))
+
+
+def _say(job: Job, record: dict[str, Any], pace: float) -> None:
+    """One line in the log, with a forecast from seconds per step."""
+    steps = job.config.train.steps
+    left = steps - record["step"]
     losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
     logger.info(
-        "step %d/%d: loss %.4f (%s), lr %.3g, %.1f images/s",
-        step,
-        job.config.train.steps,
+        "step %d/%d: loss %.4f (%s), lr %.3g, %.1f images/s%s",
+        record["step"],
+        steps,
         record["loss"],
         losses,
         record["lr"],
         record["images_per_second"],
+        f", {about(pace * left)} left" if left else "",
     )
-    return record
 
 
 def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dict[str, Any]:

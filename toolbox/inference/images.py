@@ -16,7 +16,7 @@ from toolbox.errors import DataError
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | np.ndarray | PIL.Image.Image | torch.Tensor"
 
-_FORMS = "a path, an (h, w, 3) uint8 RGB array, a PIL image or a (3, h, w) uint8 RGB tensor"
+IMAGE_FORMS = "a path, an (h, w, 3) uint8 RGB array, a PIL image or a (3, h, w) uint8 RGB tensor"
 
 
 def as_image(source: Any) -> np.ndarray:
@@ -40,13 +40,13 @@ def as_image(source: Any) -> np.ndarray:
         if source.ndim == 3 and source.shape[2] == 3 and source.dtype == np.uint8 and source.size:
             return np.require(source, requirements=["C", "W"])  # torch takes only arrays that may be written
         raise DataError(f"got an array of shape {source.shape} and type {source.dtype}; {_hint(source.dtype)}")
-    raise DataError(f"got {type(source).__name__}; an image is {_FORMS}")
+    raise DataError(f"got {type(source).__name__}; an image is {IMAGE_FORMS}")
 
 
 def _hint(dtype: Any) -> str:
     if "float" in str(dtype):
-        return f"an image is {_FORMS}; multiply values of 0 … 1 by 255 and convert them to uint8"
-    return f"an image is {_FORMS}"
+        return f"an image is {IMAGE_FORMS}; multiply values of 0 … 1 by 255 and convert them to uint8"
+    return f"an image is {IMAGE_FORMS}"
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -58,6 +58,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         DataError: the file is missing, cut short, or no image.
     """
+    if not Path(path).is_file():  # the data sets' reader would speak of their folder
+        raise DataError(f"{path}: {'this is a folder, not an image' if Path(path).is_dir() else 'no such file'}")
     image = read_stored_pixels(Path(path))
     try:
         with PIL.Image.open(path) as header:

@@ -62,6 +62,8 @@ def load_detector(path: str | Path, overrides: Sequence[str] = ()) -> LoadedDete
         ConfigError: an override is wrong, or the config needs a plugin that is not there.
     """
     path = Path(path)
+    if path.suffix in (".yaml", ".yml"):
+        raise CheckpointError(f"{path}: a config has no weights; give a run folder or model.safetensors")
     file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise CheckpointError(f"{path}: holds no model.safetensors; a run writes it with its first checkpoint")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ import PIL.Image
 import torch
 
 from toolbox.data.resize import resize_image
-from toolbox.errors import DeviceError
-from toolbox.inference.images import ImageSource, as_image
+from toolbox.errors import DataError, DeviceError
+from toolbox.inference.images import IMAGE_FORMS, ImageSource, as_image
 from toolbox.inference.loading import load_detector
 from toolbox.structures import Detections
 
@@ -48,8 +50,9 @@ class Predictor:
         detections: int | None = None,
         batch: int = 1,
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"batch is a number of images, not {batch}")
+        _check_number("batch", batch, whole=True, low=1)
+        _check_number("score_threshold", score_threshold, high=1, none="the run's own")
+        _check_number("detections", detections, whole=True, low=1, none="the run's own")
         settings = {"test.score_threshold": score_threshold, "test.detections": detections}
         loaded = load_detector(Path(path), [f"{key}={value}" for key, value in settings.items() if value is not None])
         self.device = choose_device(device)
@@ -67,7 +70,7 @@ class Predictor:
             images: paths, (h, w, 3) uint8 RGB arrays, PIL images or (3, h, w) uint8 RGB tensors.
 
         Raises:
-            DataError: an image that cannot be read; the message names it.
+            DataError: an image that cannot be read, or something that is no image; the message names it.
         """
         if isinstance(images, str | os.PathLike | np.ndarray | torch.Tensor | PIL.Image.Image):
             images = [images]
@@ -75,6 +78,8 @@ class Predictor:
 
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Detections]:
         """Detect in any number of images, holding only one batch of them at a time."""
+        if not isinstance(images, Iterable):
+            raise DataError(f"images: got {type(images).__name__}; give images one by one or in a list: {IMAGE_FORMS}")
         source = enumerate(images)
         while chunk := list(islice(source, self.batch)):
             yield from self._predict([i for i, _ in chunk], [image for _, image in chunk])
@@ -88,8 +93,25 @@ class Predictor:
         return detector.predict(resized, original_sizes=sizes, image_ids=ids)
 
 
-def choose_device(device: str | torch.device) -> torch.device:
+def _check_number(
+    name: str, value: Any, *, whole: bool = False, low: int = 0, high: int | None = None, none: str | None = None
+) -> None:
+    """Refuse an argument that is not a number in its range; None passes where `none` says what it means."""
+    kind = Integral if whole else Real  # numpy's are among them
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    fits = number and low <= float(value) <= (high or math.inf)
+    if fits or (value is None and none is not None):
+        return
+    wanted = f"a {'whole ' if whole else ''}number, {f'{low} or more' if high is None else f'{low} … {high}'}"
+    raise ValueError(f"{name}={value!r}: expected {wanted}{f', or None for {none}' if none else ''}")
+
+
+def choose_device(device: str | torch.device, *, instead: str = "device='cpu'") -> torch.device:
     """The device that is meant; `auto` takes a GPU where there is one.
+
+    Args:
+        device: `auto`, or as PyTorch names it.
+        instead: how the caller's user asks for the CPU, for the message.
 
     Raises:
         DeviceError: the device is unknown to this PyTorch or is not there.
@@ -102,5 +124,6 @@ def choose_device(device: str | torch.device) -> torch.device:
         raise DeviceError(f"no device is called '{device}'; use auto, cpu, cuda or cuda:<number>") from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise DeviceError(f"device '{device}' is not there: PyTorch sees {count} GPUs here; use device=cpu")
+        seen = {0: "no GPU", 1: "1 GPU"}.get(count, f"{count} GPUs")
+        raise DeviceError(f"device '{device}' is not there: PyTorch sees {seen} here; use {instead}")
     return chosen

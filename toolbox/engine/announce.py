@@ -1,0 +1,53 @@
+"""The first lines of a run's log: where it runs, on what, and how much there is to do."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from toolbox.data.interfaces import Dataset
+from toolbox.engine.job import Job
+from toolbox.engine.progress import counted
+
+logger = logging.getLogger("toolbox")
+
+
+def announce(job: Job) -> None:
+    """Log device, data, model and steps."""
+    logger.info("%s; %s", _device(job), counted(job.config.data.workers, "loader process", "loader processes"))
+    for name, dataset in (("data.train", job.train_set), ("data.val", job.val_set)):
+        logger.info("%s: %s", name, "none" if dataset is None else _contents(dataset))
+    parameters = list(job.state.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    logger.info(
+        "model: %s, %s parameters, %s of them trained",
+        type(job.state.model).__name__,
+        _amount(sum(p.numel() for p in parameters)),
+        _amount(trained),
+    )
+    settings = job.config.train
+    micro = f" in micro-batches of {job.micro_batch}" if job.accumulation > 1 else ""
+    epochs = settings.steps * settings.batch / len(job.train_set)
+    steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
+    logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
+
+
+def _device(job: Job) -> str:
+    if job.device.type == "cuda":
+        precision = "float32" if job.autocast is None else str(job.autocast).removeprefix("torch.")
+        return f"device {job.device} ({torch.cuda.get_device_name(job.device)}), {precision}"
+    return f"device {job.device}, {counted(torch.get_num_threads(), 'thread')}"
+
+
+def _contents(dataset: Dataset) -> str:
+    """Images, classes, and objects where the data set knows their number without reading (`num_objects`)."""
+    parts = [counted(len(dataset), "image"), counted(len(dataset.classes), "class", "classes")]
+    objects = getattr(dataset, "num_objects", None)
+    if objects is not None:
+        parts.insert(1, counted(objects, "object"))
+    return ", ".join(parts)
+
+
+def _amount(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
