@@ -94,3 +94,16 @@ def test_an_unknown_command_suggests_the_near_one(capsys: pytest.CaptureFixture[
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"rcnn-toolbox {toolbox.__version__}\n"
+
+
+@pytest.mark.parametrize("argument", [["--train.lr=3"], ["--train.lr", "3"]])
+def test_a_config_key_written_as_an_option_is_shown_as_it_should_be(
+    argument: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "a.yaml", *argument) == 2
+    assert "write train.lr=3" in capsys.readouterr().err
+
+
+def test_overrides_are_shown_once_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--help") == 0
+    assert " [KEY=VALUE]...\n" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def test_eval_of_a_run_gives_the_numbers_that_training_gave(run: Path, capsys: p
     assert rcnn("eval", run) == 0
     assert json.loads((run / "eval.json").read_text()) == before
     table = capsys.readouterr().out
-    assert table.split()[:3] == ["AP", "AP50", "AP75"] and "circle" in table
+    assert table.split()[:6] == ["AP", "in", "%", "AP", "AP50", "AP75"] and "circle" in table
 
 
 def test_eval_of_a_config_takes_weights(run: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,6 +87,8 @@ def test_eval_of_a_config_takes_weights(run: Path, config: Path, capsys: pytest.
     assert rcnn("eval", run, "test.score_threshold=0.99") == 0
     assert rcnn("eval", config) == 2
     assert "add --weights FILE" in capsys.readouterr().err
+    assert rcnn("eval", run, "--weights", run / "checkpoint.pt") == 2
+    assert "use model.safetensors beside it" in capsys.readouterr().err
 
 
 def test_a_second_training_into_the_folder_is_wrong_input(
@@ -97,8 +99,9 @@ def test_a_second_training_into_the_folder_is_wrong_input(
     assert rcnn("train", config, "train.seed=3", "--run", run, "--resume") == 0
 
 
-def test_ctrl_c_to_the_whole_process_group_leaves_a_checkpoint_and_says_how_to_go_on(
-    config: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_leaves_a_checkpoint_and_says_once_how_to_go_on(
+    config: Path, tmp_path: Path, number: int
 ) -> None:
     command = "from toolbox.cli import main; main()"
     arguments: Sequence[str] = ["train", str(config), "train.steps=100000", "--run", str(tmp_path / "run")]
@@ -113,10 +116,10 @@ def test_ctrl_c_to_the_whole_process_group_leaves_a_checkpoint_and_says_how_to_g
     deadline = time.monotonic() + 60
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's worker gets it too
+    os.killpg(process.pid, number)  # as a terminal or `timeout` does: the loader's worker gets it too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "go on with --resume" in errors and "Traceback" not in errors
+    assert errors.count("go on with --resume") == 1 and "Traceback" not in errors and "Error" not in errors
     assert (tmp_path / "run/checkpoint.pt").exists()
 
 
@@ -147,10 +150,10 @@ def test_the_table_is_in_percent_with_a_dash_where_nothing_was_to_be_found() -> 
     numbers = {"AP": 0.5, "AP50": 1.0, "APs": -1.0, "per_class": {"a": 0.25, "bee": -1.0}}
     table = metrics_table({"bbox": numbers})
     assert [line.split() for line in table.splitlines()] == [
-        ["AP", "AP50", "APs"],
+        ["AP", "in", "%", "AP", "AP50", "APs"],
         ["bbox", "50.0", "100.0", "–"],
         [],
-        ["AP", "bbox"],
+        ["AP", "in", "%", "bbox"],
         ["a", "25.0"],
         ["bee", "–"],
     ]

@@ -109,15 +109,59 @@ def test_without_pictures_only_the_two_tables_are_written(tmp_path: Path) -> Non
 
 
 def test_no_detections_give_an_empty_results_list(tmp_path: Path) -> None:
+    nothing = Detections((20, 30), torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), extras={"edge": []})
+    with ResultFolder(tmp_path / "out", WholeImage()) as folder:
+        folder.add(tmp_path / "a.png", np.zeros((20, 30, 3), np.uint8), nothing)
+    assert json.loads((tmp_path / "out/predictions.json").read_text()) == []
+
+
+def test_no_readable_image_leaves_no_folder(tmp_path: Path) -> None:
     with ResultFolder(tmp_path / "out", WholeImage()) as folder:
         assert list(predict_files(WholeImage(), [tmp_path / "none.png"], folder))[0] is not None
-    assert json.loads((tmp_path / "out/predictions.json").read_text()) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_that_do_not_exist_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a.png: no such file or folder\n.*b: no such file or folder"):
+        find_images([str(tmp_path / "a.png"), str(tmp_path / "b")])
+    there = write_image(tmp_path / "c.png")
+    assert find_images([str(tmp_path / "a.png"), str(there)]) == [tmp_path / "a.png", there]
+
+
+def test_values_of_plugin_branches_stand_in_the_records(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class WithExtras(WholeImage):
+        def __call__(self, images: Iterable[np.ndarray]) -> list[Detections]:
+            found = super().__call__(images)
+            for detections in found:
+                detections.extras = {
+                    "depth": torch.tensor([1.5, float("nan")]),
+                    "edge": torch.ones(2, 32, 32),
+                    "parts": [{"name": "lid", "mask": {"counts": b"0P2", "size": (8, 8)}}, None],
+                    "large": torch.ones(2, 32, 33),
+                    "score": torch.zeros(2),
+                    "strange": [object(), object()],
+                }
+            return found
+
+    files = [write_image(tmp_path / name) for name in ("a.png", "b.png")]
+    with ResultFolder(tmp_path / "out", WholeImage(), pictures=False) as folder:
+        assert list(predict_files(WithExtras(), files, folder)) == [None, None]
+    first, second, *_ = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert (first["depth"], second["depth"]) == (1.5, None)
+    assert first["edge"] == [[1.0] * 32] * 32
+    assert first["parts"] == {"name": "lid", "mask": {"counts": "0P2", "size": [8, 8]}} and second["parts"] is None
+    assert first["score"] == 0.75 and not {"large", "strange"} & first.keys()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3 and all("toolbox.Predictor" in text for text in said)  # once, not per image
+    assert "'large' (1056 numbers a detection, the most written are 1024)" in said[0]
 
 
 def test_a_run_that_breaks_off_leaves_earlier_results_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/predictions.json").write_text("[1]")
-    with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path / "out", WholeImage()):
+    file = write_image(tmp_path / "a.png")
+    with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path / "out", WholeImage()) as folder:
+        list(predict_files(WholeImage(), [file], folder))
         raise KeyboardInterrupt
     assert (tmp_path / "out/predictions.json").read_text() == "[1]"
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["predictions.json"]

@@ -106,6 +106,33 @@ def test_threshold_and_number_of_detections_replace_the_run_s(run: Path, predict
     torch.testing.assert_close(few.scores, scores[:3], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score_threshold": "a"}, "score_threshold='a': expected a number, 0 … 1, or None for the run's own"),
+        ({"score_threshold": 5}, "score_threshold=5: expected a number, 0 … 1"),
+        ({"detections": 0}, "detections=0: expected a whole number, 1 or more, or None"),
+        ({"detections": 2.5}, "detections=2.5: expected a whole number"),
+        ({"batch": None}, "batch=None: expected a whole number, 1 or more$"),
+        ({"batch": True}, "batch=True: expected a whole number"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named_with_what_does(run: Path, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toolbox.Predictor(run, device="cpu", **arguments)
+
+
+@pytest.mark.parametrize("images", [5, None])
+def test_what_is_no_image_is_said_to_be_so(predictor: toolbox.Predictor, images: object) -> None:
+    with pytest.raises(DataError, match=f"images: got {type(images).__name__}; give images .* a path, an"):
+        predictor(images)
+
+
+def test_a_config_is_no_model(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="a config has no weights; give a run folder or model.safetensors"):
+        toolbox.Predictor(run / "config.yaml")
+
+
 def test_a_bad_image_is_named_and_its_neighbours_are_not_blamed(predictor: toolbox.Predictor, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none.png"):
         predictor([IMAGE, tmp_path / "none.png"])
@@ -136,6 +163,8 @@ def test_predict_writes_results_and_pictures_of_the_good_images_and_exits_with_2
     for name, image in (("a.png", IMAGE), ("c.png", WIDE)):
         PIL.Image.fromarray(image).save(tmp_path / "in" / name)
     assert rcnn("predict", run, tmp_path / "in", "--out", tmp_path / "good") == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("2 images, 18 detections: ") and "predicting on cpu: 2 images" in said.err
     (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG")
     assert rcnn("predict", run, tmp_path / "in", "--out", tmp_path / "out") == 2
     said = capsys.readouterr()
@@ -150,3 +179,22 @@ def test_predict_writes_results_and_pictures_of_the_good_images_and_exits_with_2
 def test_predict_without_any_image_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("predict", run, tmp_path, "--out", tmp_path / "out") == 2
     assert "no image in this folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_predict_of_inputs_that_do_not_exist_writes_nothing(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rcnn("predict", run, tmp_path / "none.png", "--out", tmp_path / "out") == 2
+    assert "none.png: no such file or folder" in capsys.readouterr().err
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    assert rcnn("predict", run, tmp_path / "none.png", tmp_path / "broken.png", "--out", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "2 of 2 images could not be read; nothing is written" in said.err and "none.png: no such file" in said.err
+    assert said.out == "" and not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there_names_the_option(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rcnn("predict", run, tmp_path, "--out", tmp_path / "out", "--device", "cuda:77") == 2
+    assert "use --device cpu" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app = typer.Typer(
         name="rcnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
-    app.callback(help="Faster, Mask and Keypoint R-CNN from one YAML.")(_options)
+    app.callback(help="Faster and Mask R-CNN from one YAML.")(_options)
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
     for command in COMMANDS:
         if not command.exists:
@@ -102,6 +103,15 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
 
 
+def _refuse_dashes(arguments: Sequence[str]) -> None:
+    """Config keys are no options; only they hold a dot."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if re.fullmatch(r"--\w+(\.\w+)+", name):
+            value = value if equals else next(iter(arguments[index + 1 :]), "VALUE")
+            raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {name[2:]}={value}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `rcnn` and exit: 0 done, 2 wrong input, 1 our own fault or a failed run, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -114,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(0)
     _log_to_stderr()
     try:
+        _refuse_dashes(arguments)
         build_app(arguments)(arguments, prog_name="rcnn")
     except ToolboxError as error:
         if debug:

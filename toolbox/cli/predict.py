@@ -14,7 +14,7 @@ def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder, or its model.safetensors.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT…", help="Images, folders (searched with subfolders) and glob patterns."),
+        typer.Argument(metavar="INPUT", help="Images, folders (searched with subfolders) and glob patterns."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made when missing.")],
     threshold: Annotated[
@@ -26,25 +26,35 @@ def predict(
 ) -> None:
     """Detect objects in images; write COCO results and pictures.
 
-    OUT/predictions.json is a COCO results list; OUT/images.json says which file each image id is and which class each
-    category id. Images that cannot be read are listed at the end, the others are done all the same, and the exit status
-    is then 2.
+    OUT/predictions.json is a COCO results list, with the values of plugin branches beside; OUT/images.json says which
+    file each image id is and which class each category id. Images that cannot be read are listed at the end, the others
+    are done all the same, and the exit status is then 2.
     """
+    from toolbox.cli.progress_line import progress_line
+    from toolbox.engine.progress import Heartbeat, Progress, counted
     from toolbox.inference import Predictor
     from toolbox.inference.files import ResultFolder, find_images, predict_files
+    from toolbox.inference.predictor import choose_device
 
+    chosen = choose_device(device, instead="--device cpu")
     files = find_images(inputs)
-    predictor = Predictor(run, device=device, batch=batch)
+    predictor = Predictor(run, device=chosen, batch=batch)
     problems = []
     with (
+        progress_line() as progress,
         ResultFolder(out, predictor, pictures=pictures, threshold=threshold) as folder,
-        typer.progressbar(predict_files(predictor, files, folder), length=len(files), label="predict") as steps,
     ):
-        problems = [problem for problem in steps if problem is not None]
+        heartbeat = Heartbeat(f"predicting on {chosen}", len(files))
+        for done, problem in enumerate(predict_files(predictor, files, folder), start=1):
+            problems += [] if problem is None else [problem]
+            heartbeat(done)
+            progress(Progress("predict", done, len(files)))
     done = len(files) - len(problems)
-    typer.echo(f"{done} images, {folder.count} detections: {folder.results_path}")
+    if done:
+        typer.echo(f"{counted(done, 'image')}, {counted(folder.count, 'detection')}: {folder.results_path}")
     if pictures and done:
         typer.echo(f"pictures of detections with a score of at least {threshold:g}: {out / 'pictures'}")
     if problems:
         listing = "\n".join(map(str, problems))
-        raise DataError(f"{len(problems)} of {len(files)} images could not be read:\n{listing}")
+        nothing = "" if done else "; nothing is written"
+        raise DataError(f"{len(problems)} of {len(files)} images could not be read{nothing}:\n{listing}")

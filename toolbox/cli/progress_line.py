@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import TextIO
 
 from toolbox.engine.progress import Progress
@@ -57,6 +60,23 @@ class ProgressLine:
         width = shutil.get_terminal_size().columns - 1
         self.stream.write(f"\r\x1b[K{text[:width]}")
         self.stream.flush()
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[ProgressLine]:
+    """A progress line on a terminal; the log's lines are then left to log.txt, except for warnings."""
+    line = ProgressLine()
+    screens = [h for h in logging.getLogger("toolbox").handlers if type(h) is logging.StreamHandler]
+    levels = [handler.level for handler in screens]
+    if line.shown:
+        for handler in screens:
+            handler.setLevel(logging.WARNING)
+    try:
+        yield line
+    finally:
+        line.clear()
+        for handler, level in zip(screens, levels, strict=True):
+            handler.setLevel(level)
 
 
 def describe(progress: Progress, rate: float | None) -> str:

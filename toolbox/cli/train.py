@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +11,10 @@ import typer
 from toolbox.errors import CheckpointError, ToolboxError
 
 if TYPE_CHECKING:
-    from toolbox.cli.progress_line import ProgressLine
     from toolbox.inference.loading import LoadedDetector
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, e.g. train.lr=0.01.", show_default=False)
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. train.lr=0.01.", show_default=False)
 ]
 
 
@@ -35,13 +32,14 @@ def train(
     The run folder gets config.yaml (resolved), metrics.jsonl, eval.json, model.safetensors, checkpoint.pt and log.txt.
     Ctrl-C finishes the step, writes a checkpoint and leaves; --resume goes on from there as if nothing had happened.
     """
+    from toolbox.cli.progress_line import progress_line
     from toolbox.engine.train import TrainingDiverged
     from toolbox.engine.train import train as run_training
     from toolbox.schema import load_config
 
     checked = load_config(config, overrides or ())
     folder = run or Path("runs") / config.stem
-    with _progress() as progress:
+    with progress_line() as progress:
         try:
             result = run_training(checked, folder, resume=resume, on_progress=progress)
         except TrainingDiverged as error:
@@ -49,7 +47,8 @@ def train(
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
     if not result["finished"]:
-        typer.echo(f"stopped after step {result['step']} of {checked.train.steps}; go on with --resume", err=True)
+        if progress.shown:  # elsewhere the log has said so
+            typer.echo(f"stopped after step {result['step']} of {checked.train.steps}; go on with --resume", err=True)
         raise typer.Exit(130)
     if result["metrics"]:
         typer.echo(metrics_table(result["metrics"]))
@@ -70,6 +69,7 @@ def evaluate(
 
     A run's eval.json is replaced, unless there are overrides or other weights.
     """
+    from toolbox.cli.progress_line import progress_line
     from toolbox.engine.evaluate import evaluate as run_evaluation
     from toolbox.engine.job import open_dataset
     from toolbox.engine.run_folder import RunFolder
@@ -77,14 +77,15 @@ def evaluate(
 
     loaded = _load(source, overrides or [], weights)
     config = loaded.config
+    device = choose_device(config.train.device, instead="train.device=cpu")
     dataset = open_dataset(config, "val")
     _check(loaded, dataset, source)
-    with _progress() as progress:
+    with progress_line() as progress:
         metrics = run_evaluation(
             loaded.model,
             dataset,
             resize=config.data.resize,
-            device=choose_device(config.train.device),
+            device=device,
             workers=config.data.workers,
             max_detections=config.test.detections,
             on_progress=progress,
@@ -125,37 +126,18 @@ def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
     check_classes(loaded.classes, dataset, str(source), "data.val")
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[ProgressLine]:
-    """A progress line on a terminal; the log's lines are then left to log.txt, except for warnings."""
-    from toolbox.cli.progress_line import ProgressLine
-
-    line = ProgressLine()
-    screens = [h for h in logging.getLogger("toolbox").handlers if type(h) is logging.StreamHandler]
-    levels = [handler.level for handler in screens]
-    if line.shown:
-        for handler in screens:
-            handler.setLevel(logging.WARNING)
-    try:
-        yield line
-    finally:
-        line.clear()
-        for handler, level in zip(screens, levels, strict=True):
-            handler.setLevel(level)
-
-
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """AP by kind, and by class where there are several; percent, a dash where there is nothing to find."""
     order = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "AR")
     columns = [name for name in order if any(name in numbers for numbers in metrics.values())]
-    lines = [" " * 10 + "".join(f"{name:>8}" for name in columns)]
+    lines = [f"{'AP in %':<10}" + "".join(f"{name:>8}" for name in columns)]
     lines += [
         f"{kind:<10}" + "".join(_cell(numbers.get(name)) for name in columns) for kind, numbers in metrics.items()
     ]
     classes = max((list(numbers["per_class"]) for numbers in metrics.values()), key=len, default=[])
     if len(classes) > 1:
         width = max(10, *(len(name) + 2 for name in classes))
-        lines += ["", f"{'AP':<{width}}" + "".join(f"{kind:>11}" for kind in metrics)]
+        lines += ["", f"{'AP in %':<{width}}" + "".join(f"{kind:>11}" for kind in metrics)]
         lines += [
             f"{name:<{width}}" + "".join(f"{_cell(n['per_class'].get(name)):>11}" for n in metrics.values())
             for name in classes

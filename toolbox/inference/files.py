@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+import torch
 
 from toolbox.engine.coco_metrics import coco_results
 from toolbox.errors import DataError
@@ -22,6 +25,10 @@ from toolbox.structures import Detections
 from toolbox.visualize import draw_detections, picture_scale
 from toolbox.weights import replacing
 
+logger = logging.getLogger("toolbox")
+
+LARGEST_EXTRA = 1024  # numbers a detection
+_KNOWN = ("id", "image_id", "category_id", "bbox", "score", "segmentation", "keypoints", "area", "iscrowd", "caption")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -31,8 +38,11 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     A path that is neither is kept, so that it is reported with the images that cannot be read.
 
     Raises:
-        DataError: a folder or a pattern without any image.
+        DataError: a folder or a pattern without any image, or no input exists.
     """
+    absent = [entry for entry in inputs if not Path(entry).exists() and not glob.has_magic(entry)]
+    if len(absent) == len(inputs):
+        raise DataError("\n".join(f"{entry}: no such file or folder" for entry in absent))
     found: dict[Path, None] = {}
     for entry in inputs:
         path = Path(entry)
@@ -55,8 +65,9 @@ class ResultFolder:
 
     `predictions.json` is the plain COCO results list that every COCO evaluator loads. Its image ids count the inputs
     from 1; `images.json` says which file each is, and holds the categories, in the form of a COCO annotation file, so
-    that `COCO("images.json").loadRes("predictions.json")` works. Both are written as images come and get their names
-    when the block ends, so a run that is broken off leaves no half file.
+    that `COCO("images.json").loadRes("predictions.json")` works. What plugin branches predict stands in the records
+    under its own key (`extra_values`). Both files are written as images come and get their names when the block ends,
+    so a run that is broken off leaves no half file; where no image comes at all, nothing is written.
 
     Args:
         path: the folder; made when missing.
@@ -75,27 +86,23 @@ class ResultFolder:
         self.images: list[dict[str, Any]] = []
         self.count = 0
         self._taken: set[str] = set()
+        self._left_out: set[str] = set()
         self._stack = ExitStack()
+        self._results: TextIO | None = None
 
     @property
     def results_path(self) -> Path:
         return self.path / "predictions.json"
 
     def __enter__(self) -> ResultFolder:
-        try:
-            (self.path / "pictures" if self.pictures else self.path).mkdir(parents=True, exist_ok=True)
-            temporary = self._stack.enter_context(replacing(self.results_path))
-            self._results = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{self.path}: results cannot be written here: {error.strerror}") from None
-        self._results.write("[")
         return self
 
     def add(self, file: Path, image: np.ndarray, detections: Detections) -> None:
         """Write one image's results; `detections.image_id` is its id."""
+        self._results = self._results or self._open()
         records = coco_results([detections], self.predictor.category_ids)
-        for record in records:
-            self._results.write(("," if self.count else "") + "\n" + json.dumps(record))
+        for record, extras in zip(records, extra_values(detections, self._left_out), strict=True):
+            self._results.write(("," if self.count else "") + "\n" + json.dumps(record | extras))
             self.count += 1
         height, width = detections.image_size
         row = {"id": detections.image_id, "file_name": file.as_posix(), "height": height, "width": width}
@@ -106,10 +113,20 @@ class ResultFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None and self._results is not None:
             self._results.write("\n]\n")
             self._write_table()
         self._stack.__exit__(kind, error, trace)
+
+    def _open(self) -> TextIO:
+        try:
+            (self.path / "pictures" if self.pictures else self.path).mkdir(parents=True, exist_ok=True)
+            temporary = self._stack.enter_context(replacing(self.results_path))
+            results = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{self.path}: results cannot be written here: {error.strerror}") from None
+        results.write("[")
+        return results
 
     def _write_table(self) -> None:
         names = zip(self.predictor.category_ids, self.predictor.classes, strict=True)
@@ -134,6 +151,57 @@ class ResultFolder:
         target = Path("pictures") / f"{name}.jpg"
         write_picture(self.path / target, picture)
         return target.as_posix()
+
+
+def extra_values(detections: Detections, left_out: set[str]) -> list[dict[str, Any]]:
+    """What plugin branches predicted, as JSON: per detection, key → value.
+
+    Arrays and tensors of up to 1024 numbers become lists. A key whose values are larger, are no plain data, or that
+    COCO uses itself is left out.
+
+    Args:
+        detections: of one image.
+        left_out: keys that were; a new one is said in the log and added.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(len(detections))]
+    for key, values in detections.extras.items():
+        try:
+            if key in _KNOWN:
+                raise ValueError(f"COCO's readers know another '{key}'")
+            plain = [_plain(value) for value in values]
+            for row, value in zip(rows, plain, strict=True):
+                row[key] = value
+        except (TypeError, ValueError) as error:
+            for row in rows:
+                row.pop(key, None)
+            if key not in left_out:
+                left_out.add(key)
+                logger.warning("predictions.json goes without '%s' (%s); toolbox.Predictor gives it", key, error)
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it; numbers that are not finite become null.
+
+    Raises:
+        ValueError: it is too large, or of another kind.
+    """
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        count = math.prod(value.shape)
+        if count > LARGEST_EXTRA:
+            raise ValueError(f"{count} numbers a detection, the most written are {LARGEST_EXTRA}")
+        return _plain(value.tolist())
+    if isinstance(value, bytes):  # the counts of an RLE
+        return value.decode("ascii")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise ValueError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def predict_files(predictor: Predictor, files: Sequence[Path], folder: ResultFolder) -> Iterator[DataError | None]:
