@@ -10,7 +10,15 @@ from pycocotools import mask as coco_mask
 from toolbox.data.interfaces import Sample
 from toolbox.masks import BitmapMask, PolygonMask
 from toolbox.structures import Detections, Skeleton
-from toolbox.visualize import colour_of, draw_detections, draw_sample, grid, picture_scale
+from toolbox.visualize import (
+    CAPTION_HEIGHT,
+    captioned,
+    colour_of,
+    draw_detections,
+    draw_sample,
+    grid,
+    picture_scale,
+)
 
 GREY = 120
 
@@ -117,6 +125,28 @@ def test_ground_truth_is_drawn_from_polygons_and_bitmaps_with_crowds_marked() ->
     assert np.array_equal(changed, expected)
     labelled = draw_sample(sample, ["cell", "clump"])
     assert (labelled != picture).any()
+
+
+def test_truth_of_a_single_class_has_no_labels_but_on_crowds() -> None:
+    def drawn(classes: list[str], crowd: bool, labels: bool) -> np.ndarray:
+        sample = Sample(
+            image=grey(60, 80),
+            boxes=np.array([[10, 30, 30, 45]], np.float32),
+            labels=np.array([0]),
+            crowd=np.array([crowd]),
+            area=np.array([300], np.float32),
+        )
+        return draw_sample(sample, classes, labels=labels)
+
+    assert np.array_equal(drawn(["cell"], False, True), drawn(["cell"], False, False))
+    assert not np.array_equal(drawn(["cell"], True, True), drawn(["cell"], True, False))
+    assert not np.array_equal(drawn(["cell", "dust"], False, True), drawn(["cell", "dust"], False, False))
+
+
+def test_a_caption_stands_above_the_picture_and_leaves_it_alone() -> None:
+    picture = captioned(grey(20, 60), "annotated, and wider than the picture")
+    assert picture.shape == (20 + CAPTION_HEIGHT, 60, 3)
+    assert (picture[CAPTION_HEIGHT:] == GREY).all() and picture[:CAPTION_HEIGHT].max() > 200
 
 
 def test_scale_enlarges_boxes_and_masks_with_the_picture() -> None:

@@ -26,6 +26,7 @@ Colour = tuple[int, int, int]
 
 MASK_OPACITY = 0.45
 GRID_GREY = 48
+CAPTION_HEIGHT = 22
 
 
 @dataclass
@@ -89,6 +90,8 @@ def draw_sample(
 ) -> Image:
     """Draw the ground truth of one image of a data set; crowd regions are marked in their label.
 
+    In a data set of a single class only those have a label: on every object it would say the same, and cover others.
+
     Returns:
         (h · scale, w · scale, 3) uint8 RGB.
     """
@@ -96,12 +99,24 @@ def draw_sample(
     instances = []
     for i, box in enumerate(np.asarray(sample.boxes).tolist()):
         label = int(sample.labels[i])
-        text = classes[label] + (" (crowd)" if sample.crowd[i] else "")
+        text = "" if len(classes) == 1 else classes[label]
+        text = f"{text} (crowd)".strip() if sample.crowd[i] else text
         keypoints = None if sample.keypoints is None else np.asarray(sample.keypoints[i], dtype=np.float32)
         mask = None if sample.masks is None else _fill(sample.masks[i], _pixel_box(box, height, width))
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(box, colour, text, mask, keypoints, sample.image, scale))
     return _draw(sample.image, instances, skeleton, labels, scale)
+
+
+def captioned(picture: Image, text: str) -> Image:
+    """Put a strip with a line of text above a picture; text that is too wide is cut.
+
+    Returns:
+        (h + CAPTION_HEIGHT, w, 3) uint8 RGB.
+    """
+    strip = np.full((CAPTION_HEIGHT, picture.shape[1], 3), GRID_GREY, np.uint8)
+    cv2.putText(strip, text, (6, CAPTION_HEIGHT - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([strip, picture])
 
 
 def grid(images: Sequence[Image], columns: int, *, gap: int = 4) -> Image:
@@ -239,6 +254,8 @@ def _draw_labels(picture: Image, instances: list[_Instance]) -> None:
     height, width = picture.shape[:2]
     taken = np.zeros((height, width), bool)
     for instance in instances:
+        if not instance.label:
+            continue
         tag = _tag(instance.label, instance.colour)
         h, w = tag.shape[:2]
         if h > height or w > width:

@@ -14,6 +14,7 @@ from toolbox.data import Shapes
 from toolbox.errors import DataError
 from toolbox.inference.pictures import draw_dataset, write_picture
 from toolbox.structures import Detections
+from toolbox.visualize import CAPTION_HEIGHT
 
 
 class FindsNothing(nn.Module):
@@ -29,13 +30,16 @@ def test_pictures_are_spread_over_the_data_set_and_show_truth_left_of_detections
     files = draw_dataset(detector, dataset, tmp_path / "pictures", resize=None, device=torch.device("cpu"), count=3)
     assert [file.stem for file in files] == [str(dataset.load(i).image_id) for i in (0, 4, 8)]
     assert detector.training
-    picture = cv2.imread(str(files[0]))[..., ::-1].astype(int)
+    whole = cv2.imread(str(files[0]))[..., ::-1].astype(int)
+    captions, picture = whole[:CAPTION_HEIGHT], whole[CAPTION_HEIGHT:]
     plain = dataset.load(0).image
     scale = picture.shape[0] // plain.shape[0]
     enlarged = cv2.resize(plain, None, fx=scale, fy=scale).astype(int)
     width = enlarged.shape[1]
     left, right = np.abs(picture[:, :width] - enlarged), np.abs(picture[:, -width:] - enlarged)
     assert right.mean() < 5 < left.mean()  # only JPEG's own differences on the right
+    for half in (captions[:, :width], captions[:, -width:]):
+        assert half.max() > 200 and np.median(half) < 60  # white text on dark grey
 
 
 def test_fewer_images_than_pictures_are_each_drawn_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from toolbox.data.interfaces import Dataset
 from toolbox.data.resize import Resize, resize_image
 from toolbox.errors import DataError
-from toolbox.visualize import draw_detections, draw_sample, grid, picture_scale
+from toolbox.visualize import captioned, draw_detections, draw_sample, grid, picture_scale
 from toolbox.weights import replacing
 
 JPEG_QUALITY = 92
@@ -30,7 +30,7 @@ def draw_dataset(
     count: int = 8,
     threshold: float = 0.5,
 ) -> list[Path]:
-    """Draw images spread evenly over a data set: ground truth on the left, detections on the right.
+    """Draw images spread evenly over a data set: ground truth on the left, detections on the right, with captions.
 
     Args:
         detector: on `device`; left in the mode it was in.
@@ -58,7 +58,9 @@ def draw_dataset(
             look: dict[str, Any] = {"skeleton": dataset.skeleton, "scale": picture_scale(height, width, target=384)}
             truth = draw_sample(sample, dataset.classes, **look)
             guess = draw_detections(sample.image, found, dataset.classes, threshold=threshold, **look)
-            files.append(write_picture(Path(folder) / f"{sample.image_id}.jpg", grid([truth, guess], 2)))
+            # The font knows only ASCII, so no "≥".
+            pair = [captioned(truth, "annotated"), captioned(guess, f"detected, score >= {threshold:g}")]
+            files.append(write_picture(Path(folder) / f"{sample.image_id}.jpg", grid(pair, 2)))
     finally:
         detector.train(training)
     return files
