@@ -91,6 +91,7 @@ def test_a_missing_section_is_named_with_what_it_needs() -> None:
     assert problems(text) == [
         "configs/mine.yaml:1:1: the section 'train:' is missing; it needs steps (int), lr (float)"
     ]
+    assert problems(f"{text}train:\n") == ["configs/mine.yaml:13:7: train: is empty; it needs steps (int), lr (float)"]
     assert problems(RUN[RUN.index("train:") :]) == [
         "configs/mine.yaml:1:1: the section 'model:' is missing; "
         "it needs backbone (backbone), rpn (RPN), box (BoxBranch)"

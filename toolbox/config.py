@@ -151,6 +151,8 @@ class _Checker:
             text = self._scalar(node, str, key)
             return text if text is INVALID else Path(text)
         if isinstance(annotation, type):
+            if node.value is None:
+                return self._wrong(node, key, f"is empty; {_needed(annotation, None, key.rpartition('.')[2])}")
             if not node.is_mapping:
                 return self._expected(node, key, f"a mapping of the arguments of {annotation.__name__}")
             return self.plan(node, annotation, key, default=default)
@@ -259,13 +261,14 @@ def _absent(cls: type, setting: Setting) -> str:
         part, family = parts[0], None
     else:
         return f"{cls.__name__} needs the argument '{setting.name}' ({spell(setting.annotation)})"
-    needed = [
-        f"{inner.name} ({spell(inner.annotation)})"
-        for inner in signature_of(part, family).settings.values()
-        if inner.required
-    ]
-    then = f"it needs {', '.join(needed)}" if needed else f"for its defaults, write '{setting.name}: {{}}'"
-    return f"the section '{setting.name}:' is missing; {then}"
+    return f"the section '{setting.name}:' is missing; {_needed(part, family, setting.name)}"
+
+
+def _needed(cls: type, family: Registry | None, name: str) -> str:
+    """What must be written in a section."""
+    settings = signature_of(cls, family).settings.values()
+    needed = ", ".join(f"{setting.name} ({spell(setting.annotation)})" for setting in settings if setting.required)
+    return f"it needs {needed}" if needed else f"for its defaults, write '{name}: {{}}'"
 
 
 def _unfinished(cls: type, family: Registry, method: str) -> str:

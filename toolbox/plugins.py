@@ -110,7 +110,9 @@ def load_installed() -> tuple[str, ...]:
 def _import_file(path: Path) -> None:
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
-        raise PluginError(f"no file {source}; a path is relative to the config's folder")
+        raise PluginError(
+            f"no file {source}; a path is relative to the config's folder, in an override to the current folder"
+        )
     name = _module_name(path)
     if name in sys.modules:
         return

@@ -208,6 +208,14 @@ def test_check_finds_what_train_would_stumble_over(
     assert said in capsys.readouterr().err
 
 
+def test_check_lists_missing_weights_and_a_wrong_neck_together(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", config, "model.backbone.weights=nothere.pth", "model.neck.out_channels=-5") == 2
+    neck, weights = capsys.readouterr().err.splitlines()
+    assert "out_channels is 1 or more, got -5" in neck and "nothere.pth: no such weight file" in weights
+
+
 def test_check_only_warns_of_milestones_after_the_end(config: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run("check", config, "train.schedule.milestones=[5, 700]") == 0
     assert "the run ends after 10 steps, so the learning rate does not drop at 700" in caplog.text

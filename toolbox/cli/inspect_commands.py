@@ -112,13 +112,15 @@ def check(
         checked = load_config(config, overrides or ())
         sets, problems = _open_data(checked) if data else ({}, [])
         counts = {name: _counted(checked, name, dataset, problems) for name, dataset in sets.items()}
-        model = _attempt(problems, lambda: _build_on_meta(checked, sets, find_weights=True))
+        model = _attempt(problems, lambda: _build_on_meta(checked, sets))
+        # Once more, as the first missing file would hide what is wrong with the stages behind it.
+        _attempt(problems, lambda: _build_on_meta(checked, sets, find_weights=True))
         problems += _training_problems(checked, sets, model)
     problems += _class_problems(checked, sets)
     if strict:
         problems += [Problem(str(config), "", f"warning: {note}") for note in notes.texts]
     if problems or model is None:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
     typer.echo(f"ok: {config}")
     for name, dataset in sets.items():
         typer.echo(f"  data.{name}: {len(dataset)} images, {_objects(dataset, counts[name])}")

@@ -15,6 +15,7 @@ import yaml
 
 from toolbox.errors import ConfigError, Problem, ToolboxError
 from toolbox.weights import replacing
+from toolbox.yaml_nodes import write_inline
 
 try:
     import fcntl
@@ -177,12 +178,17 @@ def _check_same(file: Path, config: str) -> None:
                 Problem(
                     str(file),
                     key,
-                    f"the run has {before.get(key, 'nothing')}, now it is {now.get(key, 'nothing')}; "
+                    f"the run has {_said(before, key)}, now it is {_said(now, key)}; "
                     "a run is resumed with the config it was started with (give another --run for another config)",
                 )
                 for key in changed
             ]
         )
+
+
+def _said(settings: Mapping[str, Any], key: str) -> str:
+    """A value as YAML writes it: null, not None."""
+    return write_inline(settings[key]) if key in settings else "nothing"
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
