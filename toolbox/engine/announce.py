@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset
 from toolbox.engine.job import Job
 from toolbox.engine.progress import counted
@@ -17,7 +18,7 @@ def announce(job: Job) -> None:
     """Log device, data, model and steps."""
     logger.info("%s; %s", _device(job), counted(job.config.data.workers, "loader process", "loader processes"))
     for name, dataset in (("data.train", job.train_set), ("data.val", job.val_set)):
-        logger.info("%s: %s", name, "none" if dataset is None else _contents(dataset))
+        logger.info("%s: %s", name, "none" if dataset is None else contents(dataset))
     parameters = list(job.state.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     logger.info(
@@ -40,12 +41,12 @@ def _device(job: Job) -> str:
     return f"device {job.device}, {counted(torch.get_num_threads(), 'thread')}"
 
 
-def _contents(dataset: Dataset) -> str:
-    """Images, classes, and objects where the data set knows their number without reading (`num_objects`)."""
+def contents(dataset: Dataset) -> str:
+    """Images, classes, and objects where the data set has an index to count them in."""
     parts = [counted(len(dataset), "image"), counted(len(dataset.classes), "class", "classes")]
-    objects = getattr(dataset, "num_objects", None)
-    if objects is not None:
-        parts.insert(1, counted(objects, "object"))
+    counts = count_objects(dataset, most=0)
+    if counts.images == len(dataset):
+        parts.insert(1, counted(int(counts.objects.sum()), "object"))
     return ", ".join(parts)
 
 
