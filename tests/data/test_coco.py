@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from toolbox.data.coco import CocoDataset
+from toolbox.engine.coco_metrics import coco_metrics, records_of
 from toolbox.errors import DataError
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -189,6 +190,30 @@ def broken(change: Callable[[dict[str, Any]], Any], expected: str) -> Any:
             "annotation 3: segmentation counts add up to 500; the image has 600 pixels",
         ),
         broken(lambda c: c.update(images=[], annotations=[]), "no images"),
+        broken(lambda c: c["annotations"][1].update(id="b"), "annotation b: id 'b' is not a whole number .* numbers,"),
+        broken(lambda c: c["annotations"][1].update(image_id=[7]), r"annotation 2: image_id \[7\] is not a whole"),
+        broken(lambda c: c["annotations"][1].update(category_id="4"), "annotation 2: category_id '4' is not a whole"),
+        broken(lambda c: c["annotations"].append(None), "annotation number 4 is None; it is a mapping"),
+        broken(lambda c: c["annotations"][1].update(bbox=5), "annotation 2: bbox is 5; it is"),
+        broken(lambda c: c["annotations"][1].update(iscrowd="0"), "annotation 2: iscrowd is '0'; it is 0 or 1"),
+        broken(lambda c: c["annotations"][1].update(area="16"), "annotation 2: area is '16'; it is a number"),
+        broken(lambda c: c["images"].append("a.png"), "image number 3 is 'a.png'; it is a mapping"),
+        broken(lambda c: c["images"][0].update(id="7"), "image id '7' is not a whole number from 0; number the images"),
+        broken(lambda c: c["images"][0].update(id=[7]), r"image id \[7\] is not a whole number"),
+        broken(lambda c: c["images"][0].update(file_name=7), "image 7: file_name is 7; it is a path"),
+        broken(lambda c: c["images"][0].update(height="20"), "image 7 is declared with width 30 and height '20'; they"),
+        broken(lambda c: c["images"][0].update(width=0.5), "image 7 is declared with width 0.5 and height 20"),
+        broken(lambda c: c["categories"].append("bird"), "category 'bird' lacks a name, or an id"),
+        broken(lambda c: c["categories"][0].update(id="90"), "lacks a name, or an id that is a whole number"),
+        broken(lambda c: c["annotations"][0].update(segmentation=[["a", 1, 2, 3, 4, 5]]), "1: .* not a number"),
+        broken(lambda c: c["annotations"][0].update(segmentation=[["1"] * 6]), "1: a polygon has a coord"),
+        broken(lambda c: c["annotations"][0].update(segmentation=[[[1, 2], [3]]]), "annotation 1: a polygon is one fl"),
+        broken(lambda c: c["annotations"][0].update(segmentation=[[[1, 2], [3, 4]]]), "1: a polygon is one flat list"),
+        broken(lambda c: c["annotations"][0].update(segmentation="abc"), "annotation 1: segmentation is a list of"),
+        broken(lambda c: c["annotations"][1]["segmentation"].update(size=20), "annotation 2: segmentation has size 20"),
+        broken(lambda c: c["annotations"][1]["segmentation"].update(counts="é"), "annotation 2: .* outside ASCII"),
+        broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[0, "2"]), "3: segmentation counts are"),
+        broken(lambda c: c["annotations"][2]["segmentation"].update(counts=[-1, 601]), "3: segmentation counts"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_named_with_the_record_and_the_reason(
@@ -241,6 +266,10 @@ def test_keypoints_that_do_not_fit_the_joints_are_named(build: Callable[..., Coc
     content["annotations"][0]["keypoints"] = [1, 2, 2]
     with pytest.raises(DataError, match="annotation 1: 3 keypoint numbers for 2 joints"):
         build()
+    for wrong in ("text", [1, 2, 2, 3, "4", 1]):
+        content["annotations"][0]["keypoints"] = wrong
+        with pytest.raises(DataError, match="annotation 1: keypoints are .*; they are numbers"):
+            build()
     assert build(keypoints=False).load(0).keypoints is None
 
 
@@ -296,3 +325,39 @@ def test_real_bees_have_left_and_right_by_name() -> None:
     names = [(skeleton.names[a], skeleton.names[b]) for a, b in skeleton.pairs]
     for left, right in names:
         assert {left.replace("left", "right"), left.replace("right", "left")} == {left, right}
+
+
+@pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])
+def test_what_the_reader_lets_pass_evaluators_take(
+    build: Callable[..., CocoDataset], content: dict, backend: str
+) -> None:
+    pytest.importorskip(backend)
+    polygon, rle, crowd = content["annotations"]
+    polygon.update(id=0, iscrowd=None, area=None, num_keypoints=None)
+    polygon["segmentation"].insert(0, [1, 1, 2, 2])  # a line; pycocotools takes a list of 4 numbers for a box
+    del rle["iscrowd"], rle["area"]
+    crowd.update(segmentation=None, bbox=[20, 10, 5, 5])
+    content["images"][0]["license"] = "CC BY"
+    truth = build().ground_truth()
+    assert [record["iscrowd"] for record in truth["annotations"]] == [0, 0, 1]
+    assert [record["area"] for record in truth["annotations"]] == [80, 16, 2]
+    assert truth["annotations"][0]["segmentation"] == [[2, 4, 10, 4, 10, 14, 2, 14]]
+    masks = build().load(0).masks
+    results = [
+        {"image_id": 7, "category_id": category, "bbox": [float(v) for v in box], "segmentation": mask, "score": 0.9}
+        for category, box, mask in zip(
+            (90, 4), (polygon["bbox"], rle["bbox"]), [mask.to_rle(20, 30) for mask in masks[:2]], strict=True
+        )
+    ]
+    # A detection inside the crowd is neither right nor wrong, also of a crowd that is known by its box only.
+    inside = np.zeros((20, 30), dtype=np.uint8, order="F")
+    inside[11:14, 21:24] = 1
+    results.append({**results[1], "bbox": [21.0, 11.0, 3.0, 3.0], "segmentation": coco_mask.encode(inside), "score": 1})
+    for kind in ("bbox", "segm"):
+        assert coco_metrics(truth, records_of(results, kind), kind, backend=backend)["AP"] == pytest.approx(1.0)
+
+
+def test_masks_that_are_not_read_are_not_compared_either(build: Callable[..., CocoDataset], content: dict) -> None:
+    content["annotations"][0]["segmentation"] = "nonsense"
+    truth = build(masks=False).ground_truth()
+    assert not any("segmentation" in record for record in truth["annotations"])

@@ -138,3 +138,19 @@ def test_results_are_coco_records() -> None:
     json.dumps(records)
     assert detections.boxes.tolist() == [[1.0, 2.0, 11.0, 22.0]]
     assert set(records_of(records, "segm")[0]) == {"image_id", "category_id", "score", "segmentation"}
+
+
+def test_a_match_with_annotation_0_counts(backend: str) -> None:
+    truth = one_image([{"id": i, "category_id": 3, "bbox": [40 * i, 0, 20, 20]} for i in range(2)])
+    results = [{"image_id": 7, "category_id": 3, "bbox": [40.0 * i, 0.0, 20.0, 20.0], "score": 0.9} for i in range(2)]
+    assert coco_metrics(truth, results, "bbox", backend=backend)["AP"] == 1.0
+
+
+def test_fields_that_are_not_compared_may_be_of_any_type(backend: str) -> None:
+    truth = one_image([{"category_id": 3, "bbox": [0, 0, 20, 20], "segmentation": [], "keypoints": None}])
+    truth["info"], truth["licenses"] = None, "MIT"
+    truth["images"][0].update(license="MIT", flickr_url=None, date_captured=2020)
+    truth["categories"][0].update(supercategory=5)
+    truth["annotations"][0].update(id=-1, attributes={"occluded": True}, num_keypoints=None)
+    results = [{"image_id": 7, "category_id": 3, "bbox": [0.0, 0.0, 20.0, 20.0], "score": 0.9}]
+    assert coco_metrics(truth, results, "bbox", backend=backend)["AP"] == pytest.approx(1.0)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolbox.data.coco_index import Bad, CocoIndex, CocoParser, read_coco_json
+from toolbox.data.coco_index import Bad, CocoIndex, CocoParser, read_coco_json, whole
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Sample
+from toolbox.data.segmentation_store import box_outline, rings_with_area
 from toolbox.data.skeletons import skeleton_of
 from toolbox.errors import DataError, did_you_mean
 from toolbox.masks import Mask, mask_from_coco
@@ -112,8 +113,9 @@ class CocoDataset:
     def ground_truth(self) -> dict[str, Any]:
         """The file's own records, of the images, objects and classes that this data set holds.
 
-        They are read from the file again: the evaluator wants them exactly as they are, and training need not keep
-        them.
+        They are read from the file again: the evaluator wants their boxes and masks exactly as they are, and training
+        need not keep them. What the reader lets pass and evaluators do not is made good: no or null `iscrowd` and
+        `area`, rings without an area, crowds without a mask.
         """
         content = read_coco_json(self.file)
         image_ids = set(self.index.image_ids.tolist())
@@ -123,12 +125,23 @@ class CocoDataset:
             "info": content.get("info", {}),
             "images": [image for image in content["images"] if image["id"] in image_ids],
             "annotations": [
-                {"iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3], **record}
+                self._true_record(record)
                 for record in content["annotations"]
                 if record["id"] in annotation_ids and record["image_id"] in image_ids
             ],
             "categories": [by_id[category_id] for category_id in self.category_ids],
         }
+
+    def _true_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """An annotation that any evaluator reads; without its mask if masks are not read, and so not checked."""
+        x, y, w, h = record["bbox"]
+        area = record.get("area")
+        known = {**record, "iscrowd": int(record.get("iscrowd") or 0), "area": w * h if area is None else area}
+        known.pop("segmentation", None)
+        if self.index.segmentations is not None:
+            given = record.get("segmentation") or box_outline(x, y, x + w, y + h)
+            known["segmentation"] = given if isinstance(given, Mapping) else rings_with_area(given)
+        return known
 
 
 def _chosen_categories(
@@ -136,8 +149,11 @@ def _chosen_categories(
 ) -> list[Mapping[str, Any]]:
     """The categories in order of their labels."""
     for category in categories:
-        if not isinstance(category.get("id"), int) or "name" not in category:
-            raise DataError(f"{file}: category {dict(category)} lacks a whole-number id or a name")
+        if not isinstance(category, Mapping) or not whole(category.get("id")) or category.get("name") is None:
+            raise DataError(
+                f"{file}: category {category!r} lacks a name, or an id that is a whole number from 0; "
+                'write {"id": 1, "name": …}'
+            )
     for key in ("id", "name"):
         values = [category[key] for category in categories]
         twice = next((value for value in values if values.count(value) > 1), None)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.data.segmentation_store import SegmentationStore, segmentation_fault
+from toolbox.data.segmentation_store import SegmentationStore, box_outline, segmentation_fault
 from toolbox.errors import DataError
 
 logger = logging.getLogger("toolbox")
@@ -55,6 +55,19 @@ class CocoIndex:
     area: np.ndarray
     keypoints: np.ndarray | None
     segmentations: SegmentationStore | None
+
+
+def whole(value: Any) -> bool:
+    """Whether a value of the file serves as an id: a whole number from 0, as every evaluator reads it."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _pixels(value: Any) -> bool:
+    return _finite(value) and 1 <= value < 2**31 and value == int(value)
 
 
 def read_coco_json(path: Path) -> dict[str, Any]:
@@ -136,18 +149,30 @@ class CocoParser:
     def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
         images: dict[int, Mapping[str, Any]] = {}
         for position, entry in enumerate(entries):
-            absent = [key for key in ("id", "file_name", "height", "width") if key not in entry]
-            if absent:
-                self.findings.append(f"image {entry.get('id', f'number {position + 1}')} has no {', '.join(absent)}")
-            elif entry["id"] in images:
-                self.findings.append(f"two images have id {entry['id']}; ids must differ")
-            elif not isinstance(entry["id"], int):
-                self.findings.append(f"image id {entry['id']!r} is not a whole number")
-            elif min(entry["height"], entry["width"]) < 1:
-                self.findings.append(f"image {entry['id']} is declared {entry['width']} x {entry['height']} pixels")
+            finding = self._image_fault(entry, f"number {position + 1}", images)
+            if finding:
+                self.findings.append(finding)
             else:
                 images[entry["id"]] = entry
         return images
+
+    @staticmethod
+    def _image_fault(entry: Any, number: str, images: Mapping[int, Any]) -> str:
+        if not isinstance(entry, Mapping):
+            return f"image {number} is {entry!r:.60}; it is a mapping with id, file_name, height and width"
+        absent = [key for key in ("id", "file_name", "height", "width") if entry.get(key) is None]
+        if absent:
+            return f"image {entry.get('id', number)} has no {', '.join(absent)}"
+        if not whole(entry["id"]):
+            return f"image id {entry['id']!r} is not a whole number from 0; number the images 1, 2, 3 …"
+        if entry["id"] in images:
+            return f"two images have id {entry['id']}; ids must differ"
+        if not isinstance(entry["file_name"], str):
+            return f"image {entry['id']}: file_name is {entry['file_name']!r}; it is a path inside the folder of images"
+        if not (_pixels(entry["height"]) and _pixels(entry["width"])):
+            size = f"width {entry['width']!r} and height {entry['height']!r}"
+            return f"image {entry['id']} is declared with {size}; they are whole numbers of pixels, not text"
+        return ""
 
     def _objects(
         self, entries: Sequence[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]]
@@ -155,10 +180,18 @@ class CocoParser:
         objects: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in images}
         seen: set[int] = set()
         for position, entry in enumerate(entries):
-            name = f"annotation {entry.get('id', f'number {position + 1}')}"
+            number = f"number {position + 1}"
+            if not isinstance(entry, Mapping):
+                self.findings.append(f"annotation {number} is {entry!r:.60}; it is a mapping with id, bbox …")
+                continue
+            name = f"annotation {entry.get('id', number)}"
             absent = [key for key in ("id", "image_id", "category_id", "bbox") if entry.get(key) is None]
+            unfit = [key for key in ("id", "image_id", "category_id") if not whole(entry.get(key))]
             if absent:
                 self.findings.append(f"{name} has no {', '.join(absent)}")
+            elif unfit:
+                wrong = " and ".join(f"{key} {entry[key]!r:.60}" for key in unfit)
+                self.findings.append(f"{name}: {wrong} is not a whole number from 0; write numbers, without quotes")
             elif entry["id"] in seen:
                 self.findings.append(f"two annotations have id {entry['id']}; ids must differ")
             elif entry["image_id"] not in images:
@@ -170,14 +203,21 @@ class CocoParser:
                 row = self._object(entry, name, images[entry["image_id"]])
                 if row is not None:
                     objects[entry["image_id"]].append(row)
-            seen.add(entry.get("id", -1))
+            if "id" not in unfit:
+                seen.add(entry["id"])
         return objects
 
     def _object(self, entry: Mapping[str, Any], name: str, image: Mapping[str, Any]) -> dict[str, Any] | None:
         """One annotation as a row, or None with a finding."""
-        box = entry["bbox"]
-        if len(box) != 4 or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in box):
+        box, crowd, area = entry["bbox"], entry.get("iscrowd"), entry.get("area")
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
             self.findings.append(f"{name}: bbox is {box}; it is [x, y, width, height] in pixels")
+            return None
+        if crowd not in (None, 0, 1):
+            self.findings.append(f"{name}: iscrowd is {crowd!r:.60}; it is 0 or 1")
+            return None
+        if area is not None and not _finite(area):
+            self.findings.append(f"{name}: area is {area!r:.60}; it is a number, or left out for that of the box")
             return None
         inside = self._inside(box, name, image)
         if inside is None:
@@ -185,6 +225,9 @@ class CocoParser:
         keypoints = None
         if self.joints is not None:
             keypoints = entry.get("keypoints") or [0] * (3 * self.joints)
+            if not isinstance(keypoints, list) or not all(map(_finite, keypoints)):
+                self.findings.append(f"{name}: keypoints are {keypoints!r:.60}; they are numbers x1 y1 v1 x2 y2 v2 …")
+                return None
             if len(keypoints) != 3 * self.joints:
                 self.findings.append(f"{name}: {len(keypoints)} keypoint numbers for {self.joints} joints of 3 numbers")
                 return None
@@ -192,8 +235,8 @@ class CocoParser:
             "id": entry["id"],
             "box": inside,
             "label": self.labels[entry["category_id"]],
-            "crowd": bool(entry.get("iscrowd", 0)),
-            "area": entry["area"] if entry.get("area") is not None else box[2] * box[3],
+            "crowd": bool(crowd),
+            "area": box[2] * box[3] if area is None else area,
             "keypoints": keypoints,
             "segmentation": (entry.get("segmentation") or None) if self.masks else None,
         }
@@ -221,8 +264,7 @@ class CocoParser:
         kept = []
         for row in rows:
             if row["crowd"] and row["segmentation"] is None:
-                x1, y1, x2, y2 = row["box"]  # never a mask target; this only keeps masks and boxes in step
-                row["segmentation"] = [[x1, y1, x2, y1, x2, y2, x1, y2]]
+                row["segmentation"] = box_outline(*row["box"])  # never a mask target; keeps masks and boxes in step
             fault = segmentation_fault(row["segmentation"], image["height"], image["width"])
             if fault:
                 # Clipping cannot make a mask, and training on an empty one teaches that the object has none.

@@ -15,11 +15,15 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
     if not segmentation:
         return "no segmentation, though other annotations have one"
     if isinstance(segmentation, Mapping):
-        if list(segmentation.get("size", ())) != [height, width]:
+        if segmentation.get("size") != [height, width]:
             return f"segmentation has size {segmentation.get('size')}; the image is [{height}, {width}] (height, width)"
         counts = segmentation.get("counts")
         if not isinstance(counts, (str, bytes, list)):
             return f"segmentation counts are {type(counts).__name__}; they are a string or a list"
+        if isinstance(counts, str) and not counts.isascii():
+            return "segmentation counts are no RLE: they have letters outside ASCII"
+        if isinstance(counts, list) and not all(type(count) is int and count >= 0 for count in counts):
+            return "segmentation counts are whole numbers from 0"
         if isinstance(counts, list) and sum(counts) != height * width:
             return f"segmentation counts add up to {sum(counts)}; the image has {height * width} pixels"
         return ""
@@ -27,17 +31,33 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
         return "segmentation is a list of polygons or an RLE mapping"
     if any(len(ring) % 2 for ring in segmentation):
         return "a polygon has an odd number of coordinates"
-    if not np.isfinite(np.concatenate([np.asarray(ring, dtype=np.float64) for ring in segmentation])).all():
+    try:
+        rings = [np.asarray(ring) for ring in segmentation]
+    except ValueError:  # lists of different lengths inside
+        return "a polygon is one flat list of numbers, x1 y1 x2 y2 …"
+    if any(ring.ndim != 1 for ring in rings):
+        return "a polygon is one flat list of numbers, x1 y1 x2 y2 …"
+    if not all(ring.dtype.kind in "iuf" and np.isfinite(ring).all() for ring in rings):
         return "a polygon has a coordinate that is not a number"
     if all(len(ring) < 6 for ring in segmentation):
         return "no polygon of the segmentation has three points"
     return ""
 
 
+def box_outline(x1: float, y1: float, x2: float, y2: float) -> list[list[float]]:
+    """A box as a COCO segmentation: one polygon."""
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+def rings_with_area(rings: Sequence[list[float]]) -> list[list[float]]:
+    """Without rings of fewer than three points: they cover nothing, and pycocotools takes one for a box."""
+    return [ring for ring in rings if len(ring) >= 6]
+
+
 class SegmentationStore:
     """Packs A segmentations, each checked by `segmentation_fault`, and gives each back in COCO's form.
 
-    Polygon rings of fewer than three points are left out: they cover nothing. Coordinates are kept to float32.
+    Polygon rings of fewer than three points are left out. Coordinates are kept to float32.
     """
 
     def __init__(self, segmentations: Sequence[Any]) -> None:
@@ -74,7 +94,7 @@ def _pack(segmentation: Any) -> tuple[int, bytes]:
         if isinstance(counts, list):
             return _COUNTS, np.array(counts, dtype=np.uint32).tobytes()
         return _COMPRESSED, counts.encode("ascii") if isinstance(counts, str) else counts
-    rings = [ring for ring in segmentation if len(ring) >= 6]
+    rings = rings_with_area(segmentation)
     lengths = np.array([len(rings), *map(len, rings)], dtype=np.int32)
     numbers = np.array([value for ring in rings for value in ring], dtype=np.float32)
     return _POLYGONS, lengths.tobytes() + numbers.tobytes()

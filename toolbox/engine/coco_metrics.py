@@ -1,7 +1,8 @@
 """COCO's average precision and recall: hotcoco behind a thin interface, pycocotools where hotcoco is not installed.
 
-Both give the same numbers to the last digit, and the same arrays of precision and recall; the summary is taken from
-those arrays here, so that limits other than 1, 10 and 100 detections an image are summed up alike.
+Both get the same records, in the form that both read (`_for_evaluators`), and then give the same numbers to the last
+digit, and the same arrays of precision and recall; the summary is taken from those arrays here, so that limits other
+than 1, 10 and 100 detections an image are summed up alike.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def coco_metrics(
         limits.append(max_detections)
     coco_type, evaluator_type = _evaluator(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = coco_type(_copied(ground_truth, kind))
+        content = _for_evaluators(ground_truth, kind)
+        truth = coco_type(content)
         # pycocotools fails on an empty list of results
-        found = truth.loadRes([dict(r) for r in results]) if results else coco_type({**ground_truth, "annotations": []})
+        found = truth.loadRes([dict(r) for r in results]) if results else coco_type({**content, "annotations": []})
         evaluator = evaluator_type(truth, found, kind)
         evaluator.params.maxDets = limits
         if kind == "keypoints":
@@ -145,16 +147,29 @@ def _in_memory(coco_type: Any) -> Any:
     return build
 
 
-def _copied(ground_truth: dict[str, Any], kind: Kind) -> dict[str, Any]:
-    """A copy that an evaluator may write into; joints are counted where the file does not."""
-    annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
-    if kind == "keypoints":
-        for annotation in annotations:
+def _for_evaluators(ground_truth: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """A copy that an evaluator may write into, with only what `kind` compares.
+
+    hotcoco checks the type of every field that it knows, compared or not. Ids count from 1, as pycocotools takes a
+    match with annotation 0 for none. Joints are counted where the file does not.
+    """
+    keep = ["image_id", "category_id", "bbox", "area", "iscrowd"]
+    keep += {"bbox": [], "segm": ["segmentation"], "keypoints": ["keypoints", "num_keypoints"]}[kind]
+    annotations = []
+    for number, record in enumerate(ground_truth["annotations"], start=1):
+        annotation = {"id": number, **{name: record[name] for name in keep if name in record}}
+        if kind == "keypoints":
             joints = annotation.get("keypoints") or []
-            annotation.setdefault("num_keypoints", sum(v > 0 for v in joints[2::3]))
-            if not joints:
-                annotation["keypoints"] = [0] * (3 * _joint_count(ground_truth))
-    return {"info": {}, **ground_truth, "annotations": annotations}
+            if annotation.get("num_keypoints") is None:
+                annotation["num_keypoints"] = sum(v > 0 for v in joints[2::3])
+            annotation["keypoints"] = joints or [0] * (3 * _joint_count(ground_truth))
+        annotations.append(annotation)
+    return {
+        "info": {},
+        "images": [{name: image[name] for name in ("id", "height", "width")} for image in ground_truth["images"]],
+        "annotations": annotations,
+        "categories": [{"id": one["id"], "name": str(one["name"])} for one in ground_truth["categories"]],
+    }
 
 
 def _joint_count(ground_truth: Mapping[str, Any]) -> int:
