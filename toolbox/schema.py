@@ -77,8 +77,9 @@ class DataConfig:
     Attributes:
         train: the data set to train on; a plan, since building it reads files.
         val: the data set to evaluate on.
-        resize: how images are brought to network size.
+        resize: how images are brought to network size; None keeps their own.
         transforms: augmentations of training images, in order.
+        min_visible: an object keeps its place in a training image while at least this part of its box is in it.
         workers: loader processes.
         group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
     """
@@ -86,14 +87,20 @@ class DataConfig:
     _: KW_ONLY
     train: Annotated[Plan, Component(DATASETS)] | None = None
     val: Annotated[Plan, Component(DATASETS)] | None = None
-    resize: Resize = field(default_factory=Resize)
+    resize: Resize | None = field(default_factory=Resize)
     transforms: list[Annotated[Plan, Component(TRANSFORMS)]] = field(default_factory=list)
+    min_visible: float = 0.1
     workers: int = 2
     group_by_aspect: bool = True
 
     def __post_init__(self) -> None:
+        wrong = []
+        if not 0 <= self.min_visible <= 1:
+            wrong.append(f"min_visible is a part of a box, 0 to 1, got {self.min_visible}")
         if self.workers < 0:
-            raise ValueError(f"workers is 0 (load in the training process) or more, got {self.workers}")
+            wrong.append(f"workers is 0 (load in the training process) or more, got {self.workers}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
 
 
 @dataclass(frozen=True)

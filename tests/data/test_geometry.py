@@ -168,3 +168,30 @@ def test_a_sample_says_which_field_does_not_fit() -> None:
         sample(labels=np.array([1]))
     with pytest.raises(ValueError, match="image is"):
         sample(image=np.zeros((3, 4, 4)))
+
+
+def test_an_object_whose_mask_a_crop_leaves_behind_is_dropped_and_a_crowd_is_not() -> None:
+    """An L along the left and the lower edge of its box: the crop sees the empty part of the box, then one column."""
+    shape = np.array([[0, 0], [4, 0], [4, 16], [20, 16], [20, 20], [0, 20]], dtype=np.float64)
+    bitmap = np.zeros((20, 20), np.uint8)
+    bitmap[:, :4] = bitmap[16:] = 1
+    before = sample(
+        image=picture(20, 30),
+        boxes=np.array([[0, 0, 20, 20]] * 3, dtype=np.float32),
+        labels=np.arange(3),
+        crowd=np.array([False, False, True]),
+        area=np.full(3, 144, dtype=np.float32),
+        masks=[PolygonMask([shape]), BitmapMask(bitmap, 0, 0), BitmapMask(bitmap, 0, 0)],
+        keypoints=np.zeros((3, 3, 3), dtype=np.float32),
+    )
+    empty = apply_view(before, View(20, 30).moved(translation(-4, 0), 16, 16))
+    assert empty.labels.tolist() == [2]
+    assert len(empty.masks) == len(empty.keypoints) == 1
+    column = apply_view(before, View(20, 30).moved(translation(-3, 0), 16, 16))
+    assert column.labels.tolist() == [0, 1, 2]
+    assert [mask.bitmap(16, 16).sum() for mask in column.masks] == [16, 16, 16]
+
+
+def test_an_object_that_no_crop_cuts_keeps_even_an_empty_mask() -> None:
+    masks = [BitmapMask(np.zeros((1, 1), np.uint8), 0, 0), sample().masks[1]]
+    assert len(apply_view(sample(masks=masks), View(20, 30).moved(scaling(2, 2), 40, 60))) == 2

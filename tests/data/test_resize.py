@@ -8,6 +8,8 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from toolbox.data.resize import Resize, resize_image, resized_size, scale_pixels
+from toolbox.errors import ConfigError
+from toolbox.schema import config_from_text
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -68,3 +70,32 @@ def test_short_edge_is_drawn_from_a_list_or_a_range_and_is_largest_in_evaluation
 def test_settings_that_make_no_sense_are_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(settings))} "):
         Resize(**settings)
+
+
+RUN = """
+model:
+  backbone: {{type: ResNet, depth: 18, norm: gn}}
+  neck: {{type: FPN, out_channels: 16}}
+  rpn: {{head: {{type: ConvRPNHead}}, anchors: {{}}}}
+  box: {{extractor: {{type: RoIAlign}}, head: {{type: TwoFCBoxHead, channels: 16}}}}
+train: {{steps: 1, lr: 0.1}}
+data: {data}
+"""
+
+
+def test_a_run_may_keep_the_images_own_size() -> None:
+    config = config_from_text(RUN.format(data="{resize: null}"), "run.yaml")
+    assert config.data.resize is None
+    assert config_from_text(config.to_yaml(), "again").data.resize is None
+    assert config_from_text(RUN.format(data="{}"), "run.yaml").data.resize == Resize()
+    with pytest.raises(ConfigError, match="max bounds the long edge"):
+        config_from_text(RUN.format(data="{resize: {short: 9, max: 8}}"), "run.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'short'"):
+        config_from_text(RUN.format(data="{resize: {shrt: 9}}"), "run.yaml")
+
+
+def test_how_much_of_an_object_a_crop_leaves_is_a_part() -> None:
+    assert config_from_text(RUN.format(data="{min_visible: 0.3}"), "run.yaml").data.min_visible == 0.3
+    with pytest.raises(ConfigError, match="min_visible is a part of a box, 0 to 1, got 2") as raised:
+        config_from_text(RUN.format(data="{min_visible: 2, workers: -1}"), "run.yaml")
+    assert "workers is 0" in str(raised.value)

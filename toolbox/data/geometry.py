@@ -13,8 +13,10 @@ import numpy as np
 
 from toolbox.data.interfaces import Sample, View
 from toolbox.data.resize import ResizeMethod, scale_pixels
+from toolbox.masks import Mask
 from toolbox.structures import Skeleton
 
+_GRID = 56  # places across and down a box where a mask is looked for: twice as fine as the targets of mask heads
 _WHOLE = 1e-6  # how far from a whole pixel still counts as whole; far above float64's error, far below what is seen
 
 
@@ -130,6 +132,13 @@ def transform_keypoints(
     return moved.astype(np.float32)
 
 
+def _reaches(mask: Mask, box: np.ndarray) -> bool:
+    """Whether any of a mask is inside a box (4,). An empty one would teach the mask head that there is no object."""
+    found = np.zeros((_GRID, _GRID), np.uint8)
+    mask.fill(box.tolist(), found)
+    return bool(found.any())
+
+
 def apply_view(
     sample: Sample,
     view: View,
@@ -141,8 +150,9 @@ def apply_view(
     """The sample as the view shows it.
 
     Boxes are the old boxes mapped and cut to the canvas: a crop does not shrink a box to what is left of its mask.
-    Objects of which less than `min_visible` of the mapped box is on the canvas are dropped, crowd regions only when
-    nothing is left. `area` is scaled by the map and by the part of the box that is left.
+    Objects of which less than `min_visible` of the mapped box is on the canvas are dropped, and those whose mask is
+    off the canvas though a part of their box is not; crowd regions only when nothing of their box is left. `area` is
+    scaled by the map and by the part of the box that is left.
     """
     moved = transform_boxes(sample.boxes.astype(np.float64), view.matrix)
     boxes = clip_boxes(moved, view.height, view.width)
@@ -150,7 +160,10 @@ def apply_view(
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     keep = np.flatnonzero(has_area & (sample.crowd | (left_over >= min_visible)))
     scale = abs(np.linalg.det(view.matrix[:, :2]))
-    masks = sample.masks
+    masks = None if sample.masks is None else {i: sample.masks[i].transformed(view.matrix) for i in keep}
+    if masks is not None:
+        whole = sample.crowd | (left_over > 1 - _WHOLE)
+        keep = np.array([i for i in keep if whole[i] or _reaches(masks[i], boxes[i])], dtype=np.intp)
     keypoints = sample.keypoints
     return replace(
         sample,
@@ -159,7 +172,7 @@ def apply_view(
         labels=sample.labels[keep],
         crowd=sample.crowd[keep],
         area=(sample.area * scale * left_over)[keep].astype(np.float32),
-        masks=None if masks is None else [masks[i].transformed(view.matrix) for i in keep],
+        masks=None if masks is None else [masks[i] for i in keep],
         keypoints=None
         if keypoints is None
         else transform_keypoints(keypoints[keep], view.matrix, view.height, view.width, skeleton),

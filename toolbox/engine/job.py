@@ -76,6 +76,7 @@ class Job:
             steps=settings.steps * self.accumulation,
             workers=data.workers,
             group_aspect=data.group_by_aspect,
+            min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
         )
         return iter(loader)
