@@ -15,6 +15,7 @@ import traceback
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from toolbox.errors import ToolboxError
 from toolbox.registry import FAMILIES
@@ -67,6 +68,26 @@ def registered_by(loaded: str) -> tuple[str, ...]:
         if f"{family.get(name).__module__}.".startswith(f"{module}.")  # imported earlier, by something else
     }
     return tuple(sorted({*_brought.get(loaded, ()), *own}))
+
+
+class Loaded:
+    """All plugins of this process; where one of these is unpickled, they are loaded.
+
+    A component from a plugin's file pickles as a name in a module that only `load_plugin` can import. A process that
+    starts afresh (a loader's worker under `spawn` or `forkserver`) has not done so; what it is sent begins with this.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_again, (tuple(_brought),)
+
+
+def _load_again(entries: tuple[str, ...]) -> Loaded:
+    for entry in entries:
+        try:
+            load_plugin(entry, Path("."))
+        except PluginError as error:  # it may not be needed; if it is, unpickling what needs it fails
+            log.warning("plugin '%s' cannot be loaded in process %d: %s", entry, os.getpid(), error)
+    return Loaded()
 
 
 def _registered() -> set[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from toolbox import plugins
 from toolbox.data.interfaces import Sample
 from toolbox.data.loader import collate, evaluation_loader, training_loader
 from toolbox.data.photometry import ColorJitter
 from toolbox.data.resize import Resize
 from toolbox.data.shapes import Shapes
-from toolbox.data.transforms import HorizontalFlip, ScaleJitter
+from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter
+from toolbox.engine.job import Job
 from toolbox.errors import DataError
+from toolbox.registry import DATASETS, TRANSFORMS
+from toolbox.schema import DataConfig
 from toolbox.structures import Batch
 
 RESIZE = Resize(short=[40, 48, 56], max=80)
@@ -178,3 +185,64 @@ def test_wrong_input_in_a_worker_is_one_line_and_no_traceback(workers: int) -> N
 def test_an_endless_loader_has_no_length() -> None:
     with pytest.raises(TypeError, match="endless"):
         len(loader(steps=None))
+
+
+PLUGIN = """
+import numpy as np
+from toolbox.data import Sample
+from toolbox.registry import DATASETS, TRANSFORMS
+
+@DATASETS.register
+class FromAFile:
+    classes, category_ids, skeleton = ("dot",), (1,), None
+    def __len__(self):
+        return 2
+    def size(self, index):
+        return 8, 8
+    def load(self, index):
+        image = np.full((8, 8, 3), index, np.uint8)
+        return Sample(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
+    def ground_truth(self):
+        return {}
+
+@TRANSFORMS.register
+class AlsoFromIt:
+    def __call__(self, view, rng):
+        return view
+"""
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="this system has no forkserver")
+def test_components_of_a_plugin_file_reach_workers_that_start_afresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_brought", {})
+    for registry in (DATASETS, TRANSFORMS):
+        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    (tmp_path / "gone.py").write_text("")
+    plugins.load_plugin("gone.py", tmp_path)  # and no longer needed
+    (tmp_path / "gone.py").unlink()
+    (tmp_path / "dots.py").write_text(PLUGIN)
+    plugins.load_plugin("dots.py", tmp_path)
+    dataset, transform = DATASETS.get("FromAFile")(), TRANSFORMS.get("AlsoFromIt")()
+    loader = training_loader(dataset, resize=None, transforms=(transform,), batch=2, seed=0, steps=1, workers=1)
+    loader._loader.multiprocessing_context = "forkserver"
+    (batch,) = loader
+    assert sorted(int(image.max()) for image in batch.images) == [0, 1]
+
+
+def test_a_runs_min_visible_reaches_its_batches() -> None:
+    def objects(min_visible: float) -> int:
+        data = DataConfig(resize=None, min_visible=min_visible, workers=0)
+        data.transforms.append(SimpleNamespace(build=lambda: RandomCrop(height=24, width=24)))
+        settings = SimpleNamespace(seed=0, steps=4)
+        job = SimpleNamespace(
+            config=SimpleNamespace(data=data, train=settings),
+            train_set=Shapes(length=4, height=48, width=48, objects=(4, 6)),
+            micro_batch=1,
+            accumulation=1,
+            device=torch.device("cpu"),
+        )
+        return sum(int(batch.targets.valid.sum()) for batch in Job.batches(job, 0))
+
+    assert objects(1.0) < objects(0.0)

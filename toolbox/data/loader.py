@@ -17,6 +17,7 @@ from toolbox.data.resize import Resize
 from toolbox.data.worker import prepare_worker, signals_held_back
 from toolbox.errors import ToolboxError
 from toolbox.masks import InstanceMasks
+from toolbox.plugins import Loaded
 from toolbox.structures import Batch, Targets
 
 
@@ -154,6 +155,10 @@ class _Source(torch.utils.data.Dataset[Any]):
         self.seed = seed
         self.min_visible = min_visible
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The plugins come first, as pickle reads in order: the data set or a transform may be of one.
+        return _restored, (Loaded(), vars(self))
+
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         sample = self.dataset.load(index)
@@ -174,6 +179,12 @@ class _Source(torch.utils.data.Dataset[Any]):
             return collate([self[key] for key in keys])
         except ToolboxError as error:
             return error
+
+
+def _restored(_: Loaded, state: dict[str, Any]) -> _Source:
+    source = _Source.__new__(_Source)
+    vars(source).update(state)
+    return source
 
 
 def _resized(view: View, resize: Resize | None, rng: np.random.Generator | None) -> View:
