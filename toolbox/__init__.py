@@ -1,4 +1,4 @@
-"""R-CNN toolbox: Faster R-CNN, Mask R-CNN and Keypoint R-CNN from one YAML.
+"""R-CNN toolbox: Faster R-CNN and Mask R-CNN from one YAML.
 
 The names below are loaded on first use, so that `import toolbox` is quick.
 """

@@ -19,6 +19,7 @@ from toolbox.cli import main
 from toolbox.cli.progress_line import ProgressLine, describe
 from toolbox.cli.train import metrics_table
 from toolbox.engine.progress import Progress
+from toolbox.weights import load_model, save_model
 
 CONFIG = """
 model:
@@ -89,6 +90,17 @@ def test_eval_of_a_config_takes_weights(run: Path, config: Path, capsys: pytest.
     assert "add --weights FILE" in capsys.readouterr().err
     assert rcnn("eval", run, "--weights", run / "checkpoint.pt") == 2
     assert "use model.safetensors beside it" in capsys.readouterr().err
+
+
+def test_eval_refuses_weights_of_other_classes(
+    run: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, metadata = load_model(run / "model.safetensors")
+    turned = json.dumps(json.loads(metadata["classes"])[::-1])
+    save_model(tmp_path / "turned.safetensors", state, {**metadata, "classes": turned})
+    for source in (config, run):
+        assert rcnn("eval", source, "--weights", tmp_path / "turned.safetensors") == 2
+        assert "turned.safetensors" in (said := capsys.readouterr().err) and "another order" in said
 
 
 def test_a_second_training_into_the_folder_is_wrong_input(

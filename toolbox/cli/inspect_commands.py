@@ -25,12 +25,12 @@ _CLASSES_SHOWN = 12
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a run folder.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]…", help="Overrides, e.g. model.backbone.depth=101.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, e.g. model.backbone.depth=101.")
 ]
 
 
 def list_components(
-    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="E.g. backbone; all if left out.")] = None,
+    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="E.g. backbone; all if left out.")] = None,
     plugin: Annotated[list[str] | None, typer.Option(help="A plugin's file or module; may be repeated.")] = None,
 ) -> None:
     """Components, their arguments and defaults.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,8 @@ import typer
 from toolbox.errors import CheckpointError, ToolboxError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from toolbox.inference.loading import LoadedDetector
 
 Overrides = Annotated[
@@ -79,7 +83,7 @@ def evaluate(
     config = loaded.config
     device = choose_device(config.train.device, instead="train.device=cpu")
     dataset = open_dataset(config, "val")
-    _check(loaded, dataset, source)
+    _check(loaded, dataset, weights or source)
     with progress_line() as progress:
         metrics = run_evaluation(
             loaded.model,
@@ -100,22 +104,33 @@ def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDet
     from toolbox.inference.loading import LoadedDetector, load_detector
     from toolbox.models.builder import build_detector
     from toolbox.schema import load_config
-    from toolbox.weights import load_model, load_weights
+    from toolbox.weights import load_weights
 
     if source.suffix not in (".yaml", ".yml"):
         if not source.exists():
             raise CheckpointError(f"{source}: no such run folder or file")
         loaded = load_detector(source, overrides)
-        if weights is not None:
-            load_weights(loaded.model, load_model(weights)[0], str(weights))
-        return loaded
+        if weights is None:
+            return loaded
+        state, classes = _read_weights(weights, loaded.classes)
+        load_weights(loaded.model, state, str(weights))
+        return replace(loaded, classes=classes)
     if weights is None:
         raise CheckpointError(f"{source}: a config has no weights; give a run folder, or add --weights FILE")
     config = load_config(source, overrides)
     dataset = open_dataset(config, "val")
     model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton)
-    load_weights(model, load_model(weights)[0], str(weights))
-    return LoadedDetector(model, config, dataset.classes, dataset.category_ids, dataset.skeleton)
+    state, classes = _read_weights(weights, dataset.classes)
+    load_weights(model, state, str(weights))
+    return LoadedDetector(model, config, classes, dataset.category_ids, dataset.skeleton)
+
+
+def _read_weights(path: Path, classes: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors of a weight file and the classes it was trained for; `classes` where it does not say."""
+    from toolbox.weights import load_model
+
+    state, metadata = load_model(path)
+    return state, tuple(json.loads(metadata["classes"])) if "classes" in metadata else tuple(classes)
 
 
 def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
