@@ -81,6 +81,21 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
     assert losses[0] == losses[1]
 
 
+def test_an_evaluation_that_was_cut_short_is_made_up_for_on_resuming(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    config = tiny_config(val=tiny_images, eval_every=4)
+
+    def die(progress: Progress) -> None:
+        if progress.phase != "train":
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(config, tmp_path / "run", on_progress=die)
+    train(config, tmp_path / "run", resume=True)
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [4, 8, 12]
+
+
 def test_an_evaluation_in_between_does_not_change_the_training(
     tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
 ) -> None:

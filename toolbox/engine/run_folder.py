@@ -126,6 +126,11 @@ class RunFolder:
         with replacing(self.metrics) as file:
             file.write_text("".join(kept), encoding="utf-8")
 
+    def evaluated(self, step: int) -> bool:
+        """Whether the evaluation after `step` is on record."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        return any("eval" in record and record["step"] == step for record in map(json.loads, lines))
+
     def write_evaluation(self, metrics: Mapping[str, Any]) -> None:
         """Replace `eval.json`."""
         with replacing(self.evaluation) as file:

@@ -49,7 +49,8 @@ def train(
     Args:
         config: of `toolbox.load_config`.
         run: the folder; it must not hold a run, unless `resume`.
-        resume: go on from the folder's checkpoint, exactly as if it had never stopped.
+        resume: go on from the folder's checkpoint; the weights end exactly as if it had never stopped (a logged mean
+            that spans the stop covers the steps after it only).
         on_progress: called after every step, and after every batch of an evaluation.
 
     Returns:
@@ -73,6 +74,12 @@ def train(
         metrics: dict[str, Any] | None = None
         finished = state.step == settings.steps
         with contextlib.suppress(Stopped):
+            if (
+                0 < state.step < settings.steps
+                and _evaluation_due(job, state.step)
+                and not folder.evaluated(state.step)
+            ):
+                metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
             first, batches, window = state.step + 1, job.batches(start=state.step), Window()
             for done in range(first, settings.steps + 1):
                 optimizer_step(job, done - 1, batches, window)
@@ -84,7 +91,7 @@ def train(
                     _say(job, _record(job, window), window.seconds - window.waited)  # the loader was starting up
                 if on_progress is not None:
                     on_progress(Progress("train", done, settings.steps, record))
-                evaluating = finished or (settings.eval_every is not None and done % settings.eval_every == 0)
+                evaluating = _evaluation_due(job, done)
                 if evaluating or done % settings.checkpoint_every == 0 or stop.is_set():
                     job.save()
                 if stop.is_set():
@@ -161,6 +168,11 @@ def _check_finite(losses: Counter[str], step: int, job: Job, image_ids: list[int
         f"step {step + 1}: the loss is not finite: {listed}; learning rate {job.lr(step):.3g}, images {image_ids}. "
         f"Try a lower train.lr, a longer warm-up (train.schedule.warmup_steps) or train.clip_norm; {kept}"
     )
+
+
+def _evaluation_due(job: Job, done: int) -> bool:
+    settings = job.config.train
+    return done == settings.steps or (settings.eval_every is not None and done % settings.eval_every == 0)
 
 
 def _log(job: Job, window: Window) -> dict[str, Any]:
