@@ -128,7 +128,19 @@ def test_check_without_data_leaves_the_data_sets_alone(config: Path) -> None:
 
 def test_check_compares_the_classes_of_both_data_sets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", config, "data.val.classes=[circle]") == 2
-    assert "data.val: its classes are not those of data.train: it lacks " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert ".yaml:" in said and "data.val lacks 'square', 'triangle', 'star'" in said
+
+
+def test_check_and_train_say_alike_that_classes_stand_in_another_order(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = "data.val.classes=[star, triangle, square, circle]"
+    for arguments in (("check", config, turned), ("train", config, turned, "--run", tmp_path / "run")):
+        assert run(*arguments) == 2
+        said = capsys.readouterr().err
+        assert "data.val: the classes of data.val (4)" in said and "give both data sets the same 'classes'" in said
+        assert ".yaml:" in said
 
 
 def test_check_compares_the_joints_of_both_data_sets(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +188,7 @@ def test_check_passes_on_what_the_data_set_warns_of(
     data = write_coco(tmp_path, [[10, 10, 30, 30], [60, 60, 90, 90], [120, 0, 10, 10]])
     assert run("check", config, data, "data.val=null", "model.instance={}") == 0
     assert "67% of the boxes leave their image: are they x1 y1 x2 y2?" in caplog.text
-    assert "data.train: 1 images, 2 objects: cell 2" in capsys.readouterr().out
+    assert "data.train: 1 image, 2 objects: cell 2" in capsys.readouterr().out
     assert run("check", config, data, "data.val=null", "model.instance={}", "--strict") == 2
     assert "warning: " in capsys.readouterr().err
 
@@ -184,9 +196,12 @@ def test_check_passes_on_what_the_data_set_warns_of(
 def test_check_says_when_there_are_no_objects(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert run("check", config, write_coco(tmp_path, []), "data.val=null") == 0
+    train = write_coco(tmp_path, [])
+    for arguments in (("check", config, train), ("train", config, train, "--run", tmp_path / "run")):
+        assert run(*arguments, "data.val=null") == 2
+        assert "it has no objects, so there is nothing to learn" in (said := capsys.readouterr().err)
+        assert "command line: data.train=" in said
     assert "objects.json: no objects, its list of annotations is empty" in caplog.text
-    assert "data.train: 1 images, 0 objects: cell 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

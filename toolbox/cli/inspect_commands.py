@@ -105,6 +105,7 @@ def check(
 
     Reads the config, opens its data sets and builds the model without memory; exits with 2 if anything is wrong.
     """
+    from toolbox.engine.progress import counted
     from toolbox.schema import load_config
 
     config = _config_file(config)
@@ -123,12 +124,12 @@ def check(
         raise ConfigError(list(dict.fromkeys(problems)))
     typer.echo(f"ok: {config}")
     for name, dataset in sets.items():
-        typer.echo(f"  data.{name}: {len(dataset)} images, {_objects(dataset, counts[name])}")
+        typer.echo(f"  data.{name}: {counted(len(dataset), 'image')}, {_objects(dataset, counts[name])}")
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"  model: {checked.model.cls.__name__}, {count / 1e6:.1f} M parameters")
     images = checked.train.steps * checked.train.batch
     epochs = f", {images / len(sets['train']):.1f} epochs" if "train" in sets and len(sets["train"]) else ""
-    typer.echo(f"  train: {checked.train.steps} steps of {checked.train.batch} images{epochs}")
+    typer.echo(f"  train: {counted(checked.train.steps, 'step')} of {counted(checked.train.batch, 'image')}{epochs}")
 
 
 def show(
@@ -243,6 +244,7 @@ def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
 
 def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:
     """What else training builds or asks for before its first step."""
+    from toolbox.engine.job import check_objects
     from toolbox.engine.optim import parameter_groups
     from toolbox.inference.predictor import choose_device
     from toolbox.models.builder import check_ground_truth
@@ -255,6 +257,10 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     if model is not None:
         _attempt(problems, lambda: settings.optimizer.build(params=parameter_groups(model), lr=settings.lr))
     if "train" in sets:
+        try:
+            check_objects(config, sets["train"])
+        except DataError as error:
+            problems.append(Problem("", "", str(error)))
         # An image that cannot be read was reported when the objects were counted.
         with suppress(DataError, OSError):
             _attempt(problems, lambda: check_ground_truth(config, sets["train"]))
@@ -277,15 +283,14 @@ def _absent_paths(plan: Plan) -> list[Problem]:
 
 
 def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
+    from toolbox.engine.evaluate import check_classes
+
     if len(sets) < 2 or config.data.val is None:
         return []
-    train, val = (list(sets[name].classes) for name in ("train", "val"))
-    if train != val:
-        missing = [name for name in train if name not in val]
-        extra = [name for name in val if name not in train]
-        said = [f"lacks {_few(missing)}" for _ in missing[:1]] + [f"adds {_few(extra)}" for _ in extra[:1]]
-        detail = " and ".join(said) or "orders them otherwise"
-        return [config.data.val.problem(f"its classes are not those of data.train: it {detail}")]
+    try:
+        check_classes(sets["train"].classes, sets["val"], "data.train", "data.val")
+    except DataError as error:
+        return [config.data.val.problem(str(error))]
     joints = [sets[name].skeleton.names if sets[name].skeleton else () for name in ("train", "val")]
     if joints[0] != joints[1]:
         message = f"its joints ({_few(joints[1])}) are not those of data.train ({_few(joints[0])})"

@@ -119,6 +119,7 @@ class CocoParser:
         self.bad = bad
         self.findings: list[str] = []
         self.dropped: list[str] = []
+        self.droppable = False  # whether one of the findings would go away with `bad: drop`
         self.boxes = 0
         self.leaving = 0  # boxes that stick out of their image, or lie outside
         self.cut: list[str] = []
@@ -275,6 +276,7 @@ class CocoParser:
 
     def _unfit(self, message: str, *, fatal: bool) -> None:
         (self.findings if fatal else self.dropped).append(message)
+        self.droppable = self.droppable or fatal
 
     def _report(self) -> None:
         share = self.leaving / max(1, self.boxes)
@@ -284,10 +286,11 @@ class CocoParser:
         if self.findings:
             shown = "\n".join(f"  {finding}" for finding in self.findings[:_SHOWN])
             more = f"\n  … and {len(self.findings) - _SHOWN} more" if len(self.findings) > _SHOWN else ""
-            hint = "" if self.bad == "drop" else "; 'bad: drop' leaves out objects with an unfit box or mask"
-            hint += "; 'masks: false' reads boxes only" if self.masks else ""
+            hint = "; 'bad: drop' leaves out objects with an unfit box or mask" if self.droppable else ""
+            hint += "; 'masks: false' reads boxes only" if self.droppable and self.masks else ""
             hint += f"; {corners}" if corners else ""
-            raise DataError(f"{self.path}: {len(self.findings)} problem(s); correct the file{hint}\n{shown}{more}")
+            faults = "1 problem" if len(self.findings) == 1 else f"{len(self.findings)} problems"
+            raise DataError(f"{self.path}: {faults}; correct the file{hint}\n{shown}{more}")
         for rows, fate in ((self.cut, "boxes cut to their image"), (self.dropped, "objects left out")):
             if rows:
                 logger.warning("%s: %s: %d of %d, e.g. %s", self.path, fate, len(rows), self.boxes, rows[0])

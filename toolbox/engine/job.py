@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
+from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset
 from toolbox.data.loader import training_loader
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
@@ -20,6 +22,7 @@ from toolbox.errors import ConfigError, DataError, Problem
 from toolbox.inference.loading import model_metadata
 from toolbox.inference.predictor import choose_device
 from toolbox.models.builder import build_detector, check_ground_truth
+from toolbox.plan import Plan
 from toolbox.schema import Config, Schedule
 from toolbox.structures import Batch
 from toolbox.weights import save_model
@@ -102,7 +105,9 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     if val_set is not None:
-        check_classes(train_set.classes, val_set, "data.train", "data.val")
+        with placed(config.data.val):
+            check_classes(train_set.classes, val_set, "data.train", "data.val")
+    check_objects(config, train_set)
     check_ground_truth(config, train_set)
 
     seed_step(settings.seed, -1)  # the moment before the first step
@@ -134,4 +139,28 @@ def open_dataset(config: Config, split: Literal["train", "val"]) -> Dataset:
     if plan is None:
         message = f"there is none; add data.{split}: {{type: CocoDataset, images: …, annotations: …}}"
         raise ConfigError([Problem(config.path, f"data.{split}", message)])
-    return plan.build()
+    with placed(plan):
+        return plan.build()
+
+
+def check_objects(config: Config, dataset: Dataset) -> None:
+    """Refuse a training set without objects, where it has an index to count them in.
+
+    Raises:
+        DataError: at `data.train`.
+    """
+    counts = count_objects(dataset, most=0)
+    if counts.images == len(dataset) and not counts.objects.any():
+        with placed(config.data.train):
+            raise DataError("it has no objects, so there is nothing to learn")
+
+
+@contextmanager
+def placed(plan: Plan | None) -> Iterator[None]:
+    """Put file, line and key of a data set's plan before what it says is wrong."""
+    try:
+        yield
+    except DataError as error:
+        if plan is None:
+            raise
+        raise DataError(str(plan.problem(str(error)))) from error
