@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ Floats = NDArray[np.float64]
 IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
-class _Mapped:
+class _Mapped(ABC):
     """An affine map (2, 3) from the mask's own frame to the current image; pixel i covers [i, i + 1) in both."""
 
     matrix: Floats
@@ -28,9 +29,9 @@ class _Mapped:
         composed[:, 2] += after[:, 2]
         return composed
 
+    @abstractmethod
     def fill(self, box: Sequence[float], out: NDArray[np.uint8]) -> None:
         """Set the pixels of `out` (h, w), zeros laid over `box` (x1 y1 x2 y2), whose centre lies in the mask."""
-        raise NotImplementedError
 
     def bitmap(self, height: int, width: int) -> NDArray[np.uint8]:
         """The mask in the current image: (height, width) of 0 and 1, set where a pixel's centre lies in the mask."""
