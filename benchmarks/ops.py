@@ -8,6 +8,7 @@ Prints the fastest of the repeats in milliseconds, how many times faster ours is
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -87,6 +88,24 @@ def compare(name: str, ours: Pool, theirs: Pool, maps: list[Tensor], rois: Tenso
         )
 
 
+def overhead(repeats: int = 500) -> None:
+    """Print the cost of a call on tiny input, where it is all overhead: medians in microseconds, interleaved."""
+    maps, rois = [torch.randn(1, 8, 8, 8)], torch.tensor([[0.0, 1, 1, 20, 20]])
+    seconds: dict[tuple[str, bool], list[float]] = {}
+    for _ in range(repeats):
+        for name, pool in (("torchvision", torchvision_single(2)), ("ours", our_single(2))):
+            for backward in (False, True):
+                level = maps[0].clone().requires_grad_(backward)
+                start = time.perf_counter()
+                pooled = pool([level], rois)
+                if backward:
+                    pooled.sum().backward()
+                seconds.setdefault((name, backward), []).append(time.perf_counter() - start)
+    for backward, title in ((False, "forward, no gradient"), (True, "forward, sum and backward")):
+        peer, own = (1e6 * statistics.median(seconds[name, backward]) for name in ("torchvision", "ours"))
+        print(f"tiny call, {title}: torchvision {peer:.0f} us, ours {own:.0f} us")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regions", type=int, default=1000)
@@ -107,6 +126,8 @@ def main() -> None:
         compare("small boxes, ratio 2", our_single(2), torchvision_single(2), maps, small, arguments.repeats)
         compare("small boxes, ratio 0", our_single(0), torchvision_single(0), maps, small, arguments.repeats)
         compare("all sizes, ratio 2", our_single(2), torchvision_single(2), maps, all_sizes, arguments.repeats)
+    torch.set_num_threads(1)
+    overhead()
 
 
 if __name__ == "__main__":
