@@ -147,7 +147,7 @@ def _is_stub(method: Any) -> bool:
     return method is None or getattr(method, "__name__", "") == "_forward_unimplemented"
 
 
-BACKBONES = Registry("backbone")
+BACKBONES = Registry("backbone", offered=("in_channels",))
 NECKS = Registry("neck", wired=("in_features",))
 RPN_HEADS = Registry("rpn_head", wired=("in_channels", "num_anchors"))
 ROI_EXTRACTORS = Registry("roi_extractor", wired=("in_features",))

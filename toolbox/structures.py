@@ -49,6 +49,22 @@ class PixelStats:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}")
 
+    def for_channels(self, count: int) -> PixelStats:
+        """The same for images of `count` channels: those of RGB are repeated in turn, or averaged for grey.
+
+        Raises:
+            ValueError: they are of neither 3 nor `count` channels.
+        """
+        known = len(self.mean)
+        if known == count:
+            return self
+        if known != 3:
+            raise ValueError(f"pixels has statistics of {known} channels, but the images have {count}")
+        if count == 1:
+            return replace(self, mean=(sum(self.mean) / 3,), std=(sum(self.std) / 3,), order="rgb")
+        mean, std = (tuple(values[index % 3] for index in range(count)) for values in (self.mean, self.std))
+        return replace(self, mean=mean, std=std)
+
 
 @dataclass(frozen=True)
 class Skeleton:

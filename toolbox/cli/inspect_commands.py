@@ -301,6 +301,7 @@ def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
 def _build_on_meta(config: Config, sets: dict[str, Any], *, find_weights: bool = False) -> Any:
     import torch
 
+    from toolbox.data.interfaces import channels_of
     from toolbox.models.backbones.weights import finding_pretrained
     from toolbox.models.builder import build_detector
 
@@ -310,7 +311,12 @@ def _build_on_meta(config: Config, sets: dict[str, Any], *, find_weights: bool =
     with torch.device("meta"), finding, warnings.catch_warnings():
         # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
         warnings.filterwarnings("ignore", message=".*which is a no-op")
-        return build_detector(config, classes=classes, skeleton=dataset.skeleton if dataset else _any_skeleton())
+        return build_detector(
+            config,
+            classes=classes,
+            skeleton=dataset.skeleton if dataset else _any_skeleton(),
+            channels=channels_of(dataset),
+        )
 
 
 def _any_skeleton() -> Any:

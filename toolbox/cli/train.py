@@ -100,6 +100,7 @@ def evaluate(
 
 
 def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDetector:
+    from toolbox.data.interfaces import channels_of
     from toolbox.engine.job import open_dataset
     from toolbox.inference.loading import LoadedDetector, load_detector
     from toolbox.models.builder import build_detector
@@ -119,10 +120,11 @@ def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDet
         raise CheckpointError(f"{source}: a config has no weights; give a run folder, or add --weights FILE")
     config = load_config(source, overrides)
     dataset = open_dataset(config, "val")
-    model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton)
+    channels = channels_of(dataset)
+    model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton, channels=channels)
     state, classes = _read_weights(weights, dataset.classes)
     load_weights(model, state, str(weights))
-    return LoadedDetector(model, config, classes, dataset.category_ids, dataset.skeleton)
+    return LoadedDetector(model, config, classes, dataset.category_ids, dataset.skeleton, channels)
 
 
 def _read_weights(path: Path, classes: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -71,6 +71,7 @@ class Dataset(Protocol):
     classes: tuple[str, ...]  # label → name
     category_ids: tuple[int, ...]  # label → id in the data set's own files
     skeleton: Skeleton | None
+    # channels: int, of its images, where they are not RGB
 
     def __len__(self) -> int: ...
 
@@ -85,6 +86,11 @@ class Dataset(Protocol):
     def ground_truth(self) -> dict[str, Any]:
         """All objects as a COCO dict, for the evaluator; category and image ids are the original ones."""
         ...
+
+
+def channels_of(dataset: Any) -> int:
+    """Channels of a data set's images; one that does not say has RGB."""
+    return getattr(dataset, "channels", 3)
 
 
 @dataclass(frozen=True)

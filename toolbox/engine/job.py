@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from toolbox.data.counts import count_objects
-from toolbox.data.interfaces import Dataset
+from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.devices import autocast_type
@@ -88,7 +88,7 @@ class Job:
         """Write the checkpoint and the trained model."""
         save_checkpoint(self.folder.checkpoint, self.state.state_dict())
         data = self.train_set
-        metadata = model_metadata(self.config, data.classes, data.category_ids, data.skeleton)
+        metadata = model_metadata(self.config, data.classes, data.category_ids, data.skeleton, channels_of(data))
         save_model(self.folder.model, self.state.best_weights(), metadata)
 
 
@@ -111,7 +111,10 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     check_ground_truth(config, train_set)
 
     seed_step(settings.seed, -1)  # the moment before the first step
-    model = build_detector(config, classes=train_set.classes, skeleton=train_set.skeleton).to(device).train()
+    model = build_detector(
+        config, classes=train_set.classes, skeleton=train_set.skeleton, channels=channels_of(train_set)
+    )
+    model.to(device).train()
     optimizer = settings.optimizer.build(params=parameter_groups(model), lr=settings.lr)
     dtype = autocast_type(device, settings.amp)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)

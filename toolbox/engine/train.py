@@ -121,7 +121,7 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
     state = job.state
     seed_step(job.config.train.seed, step)
     for group in state.optimizer.param_groups:
-        group["lr"] = job.lr(step)
+        group["lr"] = job.lr(step) * group.get("lr_scale", 1.0)
     state.optimizer.zero_grad(set_to_none=True)
 
     waited, image_ids, reads = 0.0, [], []

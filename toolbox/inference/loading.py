@@ -28,6 +28,7 @@ class LoadedDetector:
         classes: name of each label.
         category_ids: the training data's own id of each label.
         skeleton: joints of keypoint heads, or None.
+        channels: of the images; 3 is RGB.
     """
 
     model: nn.Module
@@ -35,10 +36,11 @@ class LoadedDetector:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     skeleton: Skeleton | None
+    channels: int = 3
 
 
 def model_metadata(
-    config: Config, classes: Sequence[str], category_ids: Sequence[int], skeleton: Skeleton | None
+    config: Config, classes: Sequence[str], category_ids: Sequence[int], skeleton: Skeleton | None, channels: int = 3
 ) -> dict[str, str]:
     """What is stored in a model file beside the weights, as text."""
     return {
@@ -46,6 +48,7 @@ def model_metadata(
         "classes": json.dumps(list(classes)),
         "category_ids": json.dumps(list(category_ids)),
         "skeleton": json.dumps(None if skeleton is None else asdict(skeleton)),
+        "channels": json.dumps(channels),
         "toolbox": __version__,
     }
 
@@ -76,10 +79,11 @@ def load_detector(path: str | Path, overrides: Sequence[str] = ()) -> LoadedDete
     classes = tuple(json.loads(_entry(metadata, "classes", file)))
     category_ids = tuple(json.loads(_entry(metadata, "category_ids", file)))
     skeleton = read_skeleton(metadata.get("skeleton", "null"))
+    channels = int(json.loads(metadata.get("channels", "3")))
     with without_pretrained():
-        model = build_detector(config, classes=classes, skeleton=skeleton)
+        model = build_detector(config, classes=classes, skeleton=skeleton, channels=channels)
     load_weights(model, state, str(file))
-    return LoadedDetector(model.eval(), config, classes, category_ids, skeleton)
+    return LoadedDetector(model.eval(), config, classes, category_ids, skeleton, channels)
 
 
 def read_skeleton(text: str) -> Skeleton | None:

@@ -24,16 +24,19 @@ _REMEDIES = {
 }
 
 
-def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton | None = None) -> nn.Module:
+def build_detector(
+    config: Config, *, classes: Sequence[str], skeleton: Skeleton | None = None, channels: int = 3
+) -> nn.Module:
     """Build the model of a config, on the CPU (or under `torch.device("meta")` without memory).
 
     Args:
         config: of `toolbox.load_config`.
         classes: names of the K classes; they come from the data set or the checkpoint.
         skeleton: joints for keypoint heads, from the same place.
+        channels: of the images, from the same place; 3 is RGB.
 
     Returns:
-        The detector, with `classes` and `skeleton` as attributes.
+        The detector, with `classes`, `skeleton` and `channels` as attributes.
 
     Raises:
         ConfigError: a component refuses its arguments or what it is wired to; with file, line and key.
@@ -41,12 +44,13 @@ def build_detector(config: Config, *, classes: Sequence[str], skeleton: Skeleton
     if not classes:
         raise ValueError("a detector needs at least one class")
     if issubclass(config.model.cls, RCNN):
-        detector: Any = _build_rcnn(config.model, config.test, len(classes), skeleton)
+        detector: Any = _build_rcnn(config.model, config.test, len(classes), skeleton, channels)
     else:  # a plugin's own meta-architecture takes what it names
         offered = {"num_classes": len(classes), "test": config.test, "skeleton": skeleton}
         detector = config.model.build(**{name: offered[name] for name in config.model.wired})
     detector.classes = tuple(classes)
     detector.skeleton = skeleton
+    detector.channels = channels
     # Channels-last is what the convolutions and our RoI operations are fastest in, on the CPU as on the GPU.
     return detector.to(memory_format=torch.channels_last)
 
@@ -96,8 +100,10 @@ def _plans(value: Any) -> Iterator[Plan]:
         yield from _plans(value.given)
 
 
-def _build_rcnn(plan: Plan, test: TestSettings, num_classes: int, skeleton: Skeleton | None) -> nn.Module:
-    backbone = plan["backbone"].build()
+def _build_rcnn(
+    plan: Plan, test: TestSettings, num_classes: int, skeleton: Skeleton | None, channels: int
+) -> nn.Module:
+    backbone = _build_backbone(plan["backbone"], channels)
     neck = plan["neck"].build(in_features=backbone.out_features) if plan["neck"] is not None else None
     features = backbone.out_features if neck is None else neck.out_features
 
@@ -116,6 +122,16 @@ def _build_rcnn(plan: Plan, test: TestSettings, num_classes: int, skeleton: Skel
         for name, branch in (plan["instance"] or {}).items()
     }
     return plan.build(backbone=backbone, neck=neck, rpn=rpn, roi_stage=roi_stage, box=box, instance=instance)
+
+
+def _build_backbone(plan: Plan, channels: int) -> Any:
+    backbone = plan.build(**({"in_channels": channels} if "in_channels" in plan.wired else {}))
+    if len(backbone.pixels.mean) != channels:
+        message = (
+            f"{plan.cls.__name__} reads images of {len(backbone.pixels.mean)} channels, the data set's have {channels}"
+        )
+        raise ConfigError([plan.problem(message)])
+    return backbone
 
 
 def _build_rpn(plan: Plan, features: dict[str, FeatureSpec]) -> nn.Module:

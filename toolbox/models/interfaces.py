@@ -33,13 +33,18 @@ from toolbox.structures import FeatureSpec, PixelStats, Regions, RoIShape, Targe
 
 @BACKBONES.interface
 class Backbone(Protocol):
-    """Images to feature maps: `__init__(*, settings…)`."""
+    """Images to feature maps: `__init__(*, settings…)`.
+
+    A backbone that can read other images than RGB also takes `in_channels: int`, which comes from the data set. One
+    that can train with layer decay has a method `depth_of(name) -> int`: how deep a parameter of its state dict lies,
+    from 0 (next to the image) on.
+    """
 
     out_features: Mapping[str, FeatureSpec]  # in order of growing stride, e.g. {"c2": FeatureSpec(256, 4), …}
-    pixels: PixelStats
+    pixels: PixelStats  # of as many channels as the images
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) normalised → name → (N, C, H / stride, W / stride)."""
+        """(N, 3 or in_channels, H, W) normalised → name → (N, C, H / stride, W / stride)."""
         ...
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]: ...

@@ -165,11 +165,13 @@ class ResNet(nn.Module):
         dilate_c5: keep stride 16 in c5, with dilation.
         stride_in_1x1: put strides on the 1×1 convolutions, as Caffe's weights have it.
         pixels: how the weights want their images; ImageNet's RGB statistics by default.
+        in_channels: of the images.
     """
 
     def __init__(
         self,
         *,
+        in_channels: int = 3,
         depth: Literal[18, 34, 50, 101, 152] = 50,
         groups: int = 1,
         width_per_group: int = 64,
@@ -191,8 +193,8 @@ class ResNet(nn.Module):
                 "norm 'frozen_bn' needs pretrained weights: frozen statistics of a random network mean nothing; "
                 "set weights (IMAGENET1K_V1, or a file), or norm: gn to train from scratch"
             )
-        self.pixels = pixels
-        self.conv1 = nn.Conv2d(len(pixels.mean), 64, 7, stride=2, padding=3, bias=False)
+        self.pixels = pixels.for_channels(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, 64)
         self.last = max(int(name[1]) for name in out)
         for stage in range(2, self.last + 1):
