@@ -37,6 +37,7 @@ BACKBONE_FORMS: dict[str, list[dict[str, Any]]] = {
         {"name": "mobilenetv3_small_050", "strides": [8, 16, 32]},
     ],
 }
+NECK_INPUTS = {"SimpleFeaturePyramid": {"c4": FeatureSpec(12, 16)}}  # c2 … c5 for every other neck
 BOX_HEAD_FORMS = [{}, {"class_agnostic": True}]
 MASK_FORMS: dict[str, list[dict[str, Any]]] = {
     "FCNMaskHead": [{"channels": 8}, {"channels": 8, "class_agnostic": True, "norm": "gn"}, {"convolutions": 0}],
@@ -96,7 +97,7 @@ def test_backbone_puts_out_what_it_promises(name: str, settings: dict[str, Any])
 @pytest.mark.parametrize("name", builtin(NECKS))
 @pytest.mark.parametrize("extra", ["pool", "conv", "none"])
 def test_neck_puts_out_what_it_promises(name: str, extra: str) -> None:
-    inputs = {f"c{level}": FeatureSpec(4 * level, 2**level) for level in range(2, 6)}
+    inputs = NECK_INPUTS.get(name, {f"c{level}": FeatureSpec(4 * level, 2**level) for level in range(2, 6)})
     neck = NECKS.get(name)(inputs, out_channels=8, extra=extra)
     maps = neck(make_maps(inputs, 64, 128))
     assert list(maps) == list(neck.out_features) == ["p2", "p3", "p4", "p5", *(["p6"] if extra != "none" else [])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
-Norm = Literal["none", "bn", "gn"]
+Norm = Literal["none", "bn", "gn", "ln"]
 
 
 def check_at_least(least: int, **settings: int) -> None:
@@ -37,6 +38,8 @@ def norm_layer(norm: Norm, channels: int) -> list[nn.Module]:
     """The layer in a list, which is empty for `"none"`."""
     if norm == "gn":
         return [group_norm(channels)]
+    if norm == "ln":  # over the channels of each pixel
+        return [LayerNorm2d(channels, eps=1e-6)]
     return [nn.BatchNorm2d(channels)] if norm == "bn" else []
 
 

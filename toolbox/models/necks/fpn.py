@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from toolbox.models.heads.layers import Norm, check_at_least, norm_layer
+from toolbox.models.heads.layers import Norm, check_at_least
+from toolbox.models.necks.levels import Extra, convolution_norm, init_convolutions, levels_above
 from toolbox.registry import NECKS
 from toolbox.structures import FeatureSpec
 
@@ -30,7 +30,7 @@ class FPN(nn.Module):
         in_features: Mapping[str, FeatureSpec],
         *,
         out_channels: int = 256,
-        extra: Literal["pool", "conv", "none"] = "pool",
+        extra: Extra = "pool",
         extra_levels: int = 1,
         norm: Norm = "none",
     ) -> None:
@@ -42,27 +42,18 @@ class FPN(nn.Module):
             raise ValueError(f"FPN needs maps whose strides double from one to the next, got {dict(in_features)}")
         first = strides[0].bit_length() - 1
         self.names = {name: f"p{first + level}" for level, name in enumerate(in_features)}
-        self.extra = extra
-        self.extra_names = [f"p{first + len(strides) + i}" for i in range(0 if extra == "none" else extra_levels)]
         self.lateral = nn.ModuleDict(
-            {name: _convolution(spec.channels, out_channels, 1, norm) for name, spec in in_features.items()}
+            {name: convolution_norm(spec.channels, out_channels, 1, norm) for name, spec in in_features.items()}
         )
         self.output = nn.ModuleDict(
-            {level: _convolution(out_channels, out_channels, 3, norm) for level in self.names.values()}
+            {level: convolution_norm(out_channels, out_channels, 3, norm) for level in self.names.values()}
         )
-        if extra == "conv":
-            self.extra_convolutions = nn.ModuleDict(
-                {level: nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1) for level in self.extra_names}
-            )
-        levels = [*self.names.values(), *self.extra_names]
+        self.extra_convolutions = levels_above(first + len(strides) - 1, extra, extra_levels, out_channels)
+        levels = [*self.names.values(), *self.extra_convolutions]
         self.out_features = {
             level: FeatureSpec(out_channels, strides[0] * 2**index) for index, level in enumerate(levels)
         }
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convolutions(self)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Backbone maps (N, C_level, H, W) → pyramid maps (N, C, H, W), finest first."""
@@ -76,12 +67,6 @@ class FPN(nn.Module):
             out[level] = self.output[level](lateral)
         out = dict(reversed(out.items()))
         last = out[next(reversed(out))]
-        for level in self.extra_names:
-            last = self.extra_convolutions[level](last) if self.extra == "conv" else last[..., ::2, ::2]
-            out[level] = last
+        for level, module in self.extra_convolutions.items():
+            last = out[level] = module(last)
         return out
-
-
-def _convolution(in_channels: int, out_channels: int, kernel: int, norm: Norm) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "none")
-    return nn.Sequential(convolution, *norm_layer(norm, out_channels))
