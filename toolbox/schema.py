@@ -113,6 +113,8 @@ class TrainConfig:
         micro_batch: images per process and backward pass; fewer than its share of `batch` means accumulation.
         lr: base learning rate, at `batch`.
         optimizer, schedule: plans; the optimizer's parameters and the schedule's length are wired.
+        layer_decay: factor on the learning rate per layer of the backbone, from its last one towards the image, e.g.
+            0.75; None trains all layers at one rate.
         clip_norm: largest norm of the gradient.
         seed: of weights, order, augmentation and sampling.
         eval_every: steps between evaluations; None evaluates at the end only.
@@ -134,6 +136,7 @@ class TrainConfig:
     schedule: Annotated[Plan, Component(SCHEDULES, default="MultiStep")] = field(
         default_factory=_default(SCHEDULES, "MultiStep", "train.schedule")
     )
+    layer_decay: float | None = None
     clip_norm: float | None = None
     seed: int = 0
     eval_every: int | None = None
@@ -154,6 +157,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 wrong.append(f"{name} is more than 0, got {value}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            wrong.append(f"layer_decay is more than 0 and at most 1, e.g. 0.75, got {self.layer_decay}")
         if self.seed < 0:
             wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:

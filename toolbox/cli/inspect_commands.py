@@ -245,7 +245,7 @@ def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
 def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:
     """What else training builds or asks for before its first step."""
     from toolbox.engine.job import check_objects
-    from toolbox.engine.optim import parameter_groups
+    from toolbox.engine.optim import build_optimizer
     from toolbox.inference.predictor import choose_device
     from toolbox.models.builder import check_ground_truth
 
@@ -255,7 +255,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
         _attempt(problems, transform.build)
     _attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
     if model is not None:
-        _attempt(problems, lambda: settings.optimizer.build(params=parameter_groups(model), lr=settings.lr))
+        _attempt(problems, lambda: build_optimizer(config, model))
     if "train" in sets:
         try:
             check_objects(config, sets["train"])

@@ -32,6 +32,10 @@ def announce(job: Job) -> None:
     epochs = settings.steps * settings.batch / len(job.train_set)
     steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
     logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
+    if settings.layer_decay is not None:
+        slowest = settings.lr * min(group["lr_scale"] for group in job.state.optimizer.param_groups)
+        factor = f"layer_decay {settings.layer_decay:g}"
+        logger.info("train: learning rate %.3g, down to %.3g towards the image (%s)", settings.lr, slowest, factor)
 
 
 def _device(job: Job) -> str:

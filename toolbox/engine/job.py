@@ -16,7 +16,7 @@ from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.devices import autocast_type
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes
-from toolbox.engine.optim import parameter_groups
+from toolbox.engine.optim import build_optimizer
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, Problem
 from toolbox.inference.loading import model_metadata
@@ -63,7 +63,7 @@ class Job:
         return self.config.train.batch // self.micro_batch
 
     def lr(self, step: int) -> float:
-        """Learning rate of the optimizer step number `step`, from 0."""
+        """Learning rate of the optimizer step number `step`, from 0; groups with an `lr_scale` multiply it."""
         return self.config.train.lr * self.schedule(step)
 
     def batches(self, start: int) -> Iterator[Batch]:
@@ -115,7 +115,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         config, classes=train_set.classes, skeleton=train_set.skeleton, channels=channels_of(train_set)
     )
     model.to(device).train()
-    optimizer = settings.optimizer.build(params=parameter_groups(model), lr=settings.lr)
+    optimizer = build_optimizer(config, model)
     dtype = autocast_type(device, settings.amp)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     ema = None if settings.ema is None else AveragedWeights(model, settings.ema)

@@ -10,13 +10,16 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from toolbox.errors import ConfigError, Problem
 from toolbox.registry import OPTIMIZERS, SCHEDULES
+
+if TYPE_CHECKING:
+    from toolbox.schema import Config
 
 logger = logging.getLogger("toolbox")
 
@@ -67,18 +70,41 @@ class AdamW(torch.optim.AdamW):
         super().__init__(params, lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay)
 
 
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a config over a model's parameters.
+
+    Raises:
+        ConfigError: at the optimizer's settings, or at `train.layer_decay` if the model cannot train with one.
+    """
+    settings = config.train
+    try:
+        groups = parameter_groups(model, layer_decay=settings.layer_decay)
+    except ValueError as error:
+        raise ConfigError([config.plan["train"].problem(str(error), "layer_decay")]) from error
+    return settings.optimizer.build(params=groups, lr=settings.lr)
+
+
 def parameter_groups(
-    model: nn.Module, *, decay_norms: bool = False, decay_biases: bool = False
+    model: nn.Module, *, decay_norms: bool = False, decay_biases: bool = False, layer_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """The trainable parameters, those without weight decay in a group of their own.
+    """The trainable parameters, those without weight decay in groups of their own.
 
     Args:
         model: only its parameters that require a gradient are returned, each once.
         decay_norms: decay the weights and biases of normalisation layers, and other scales of one dimension.
         decay_biases: decay the biases of all other layers.
+        layer_decay: factor on the learning rate per layer of the backbone, from its last layer towards the image
+            (Clark et al., *ELECTRA*, arXiv:2003.10555; of images Bao et al., *BEiT*, arXiv:2106.08254); the product
+            stands in each group as `lr_scale`. None for one rate.
+
+    Returns:
+        Groups in an order that the model's structure alone decides: slow ones first, those with weight decay first.
+
+    Raises:
+        ValueError: `layer_decay` is given, but the model has no backbone that says how deep its parameters lie.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    scales = {} if layer_decay is None else _layer_scales(model, layer_decay)
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -88,9 +114,28 @@ def parameter_groups(
             is_bias = name.endswith("bias") and not isinstance(module, _NORMS)
             is_norm = isinstance(module, _NORMS) or (parameter.ndim <= 1 and not is_bias)
             keeps = decay_biases if is_bias else decay_norms if is_norm else True
-            (decayed if keeps else plain).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            members.setdefault((scales.get(parameter, 1.0), not keeps), []).append(parameter)
+    return [
+        {"params": parameters}
+        | ({} if layer_decay is None else {"lr_scale": scale})
+        | ({"weight_decay": 0.0} if plain else {})
+        for (scale, plain), parameters in sorted(members.items(), key=lambda item: item[0])
+    ]
+
+
+def _layer_scales(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
+    """Factor on the learning rate of each parameter of the backbone; what follows it would be one layer deeper."""
+    backbone = getattr(model, "backbone", None)
+    depth_of = getattr(backbone, "depth_of", None)
+    if not isinstance(backbone, nn.Module) or depth_of is None:
+        what = f"{type(model).__name__} has no backbone" if backbone is None else f"{type(backbone).__name__} has none"
+        raise ValueError(
+            "layer_decay needs a backbone with a method depth_of(name), which says how deep a parameter lies "
+            f"(toolbox/models/interfaces.py); {what}: remove layer_decay, or add the method"
+        )
+    depths = {parameter: depth_of(name) for name, parameter in backbone.named_parameters()}
+    above = max(depths.values(), default=0) + 1
+    return {parameter: layer_decay ** (above - depth) for parameter, depth in depths.items()}
 
 
 @SCHEDULES.register
