@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from toolbox import plugins
 from toolbox.errors import ConfigError
-from toolbox.plugins import PluginError, load_installed, load_plugin
+from toolbox.plugins import PluginError, digest, load_installed, load_plugin, registered_by
 from toolbox.registry import LOSSES, TRANSFORMS
 from toolbox.schema import config_from_text, load_config
 
@@ -161,18 +162,90 @@ def test_a_plugin_named_on_the_command_line_is_relative_to_the_current_folder(
     assert config.plugins == (str(tmp_path / "pale.py"),)
 
 
-def test_an_installed_package_announces_itself_and_a_broken_one_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "pink_package.py").write_text(TRANSFORM.format(name="Pink"))
-    info = tmp_path / "pink-1.0.dist-info"
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed packages; what they announce is loaded afresh, and forgotten after the test."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(plugins, "installed_plugins", {})
+    load_installed.cache_clear()
+    yield folder
+    load_installed.cache_clear()
+
+
+def install(site: Path, name: str, version: str, module: str, code: str | None) -> None:
+    """What pip leaves of a distribution: its module, and the folder that says what it announces."""
+    if code is not None:
+        (site / f"{module}.py").write_text(code)
+    info = site / f"{name}-{version}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pink\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[toolbox.plugins]\ngone = gone_package\npink = pink_package\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[toolbox.plugins]\n{name} = {module}\n")
     importlib.invalidate_caches()
-    load_installed.cache_clear()
-    failures = load_installed()
-    load_installed.cache_clear()
+
+
+def test_an_installed_package_announces_itself_with_its_name_and_version(site: Path) -> None:
+    install(site, "pink", "1.4", "pink_package", TRANSFORM.format(name="Pink"))
+    assert not [failure for failure in load_installed() if "pink" in failure]
     assert "Pink" in TRANSFORMS
-    assert [f for f in failures if f.startswith("installed plugin 'gone' (gone_package) failed to import")]
+    known = plugins.installed_plugins["pink_package"]
+    assert (known.distribution, known.version, known.names) == ("pink", "1.4", ("Pink",))
+
+
+def test_a_broken_installed_package_stops_only_the_run_that_misses_its_component(
+    site: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(site, "torn", "2.0", "torn_package", "import math\n\nraise OSError('no licence file')\n")
+    install(site, "gone", "0.1", "gone_package", None)
+    (tmp_path / "run.yaml").write_text(RUN.format(plugin="", transform="HorizontalFlip"))
+    load_config(tmp_path / "run.yaml")
+    reason = f"OSError: no licence file ({site / 'torn_package.py'}, line 3)"
+    torn = f"installed plugin 'torn' (torn_package, of torn 2.0) failed to import: {reason}"
+    gone = "installed plugin 'gone' (gone_package, of gone 0.1) failed to import: ModuleNotFoundError: No module named "
+    assert torn in caplog.messages and f"{gone}'gone_package'" in caplog.messages
+    (tmp_path / "run.yaml").write_text(RUN.format(plugin="", transform="Torn"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "run.yaml")
+    assert torn in str(caught.value) and gone in str(caught.value)
+
+
+def test_the_reason_names_the_installed_package_s_own_line_where_another_package_raised(site: Path) -> None:
+    install(site, "deep", "1.0", "deep_package", "import json\n\n\njson.loads('{')\n")
+    (failure,) = [failure for failure in load_installed() if "'deep'" in failure]
+    assert failure.endswith(f"({site / 'deep_package.py'}, line 4)")
+
+
+def test_a_name_that_two_plugins_register_is_told_with_both_files(tmp_path: Path) -> None:
+    for folder, amount in (("one", 0.1), ("two", 0.2)):
+        (tmp_path / folder).mkdir()
+        code = TRANSFORM.format(name="Twice").replace("0.5", str(amount))
+        (tmp_path / folder / "twice.py").write_text(code)
+    load_plugin("one/twice.py", tmp_path)
+    with pytest.raises(PluginError) as caught:
+        load_plugin("two/twice.py", tmp_path)
+    first, second = tmp_path / "one" / "twice.py", tmp_path / "two" / "twice.py"
+    assert f"transform 'Twice' is already registered by {first}; rename the class in {second}" in str(caught.value)
+
+
+def test_a_copy_of_a_loaded_file_is_the_same_plugin(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "copied.py").write_text(TRANSFORM.format(name="Copied"))
+    load_plugin("here/copied.py", tmp_path)
+    loaded = TRANSFORMS.get("Copied")
+    assert registered_by(load_plugin("there/copied.py", tmp_path)) == ("Copied",)
+    assert TRANSFORMS.get("Copied") is loaded
+
+
+def test_the_digest_of_a_package_is_of_its_python_files_wherever_it_lies(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "__init__.py").write_text("x = 1")
+        (tmp_path / folder / "inner" / "__init__.py").write_text("y = 1")
+    (tmp_path / "b" / "notes.txt").write_text("no code")
+    (tmp_path / "b" / "runs").mkdir()
+    (tmp_path / "b" / "runs" / "script.py").write_text("no part of the package")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    (tmp_path / "b" / "inner" / "__init__.py").write_text("y = 2")
+    assert digest(tmp_path / "a") != digest(tmp_path / "b")

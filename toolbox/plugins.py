@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,27 @@ GROUP = "toolbox.plugins"
 
 log = logging.getLogger("toolbox")
 
-_brought: dict[str, tuple[str, ...]] = {}  # entry as `load_plugin` returns it → what its import registered
+
+@dataclass(frozen=True)
+class LoadedPlugin:
+    """What is known of a plugin that was imported.
+
+    Attributes:
+        written: the entry as the user wrote it.
+        names: of the components that its import registered.
+        sha256: of its code when it was imported; None where there is no source to read.
+        distribution, version: of the installed package it came with, if it announced itself.
+    """
+
+    written: str
+    names: tuple[str, ...]
+    sha256: str | None
+    distribution: str | None = None
+    version: str | None = None
+
+
+loaded_plugins: dict[str, LoadedPlugin] = {}  # by the entry as `load_plugin` returns it
+installed_plugins: dict[str, LoadedPlugin] = {}  # by the value of the entry point, e.g. `package.module`
 
 
 class PluginError(ToolboxError):
@@ -49,8 +72,18 @@ def load_plugin(entry: str, folder: Path) -> str:
         PluginError: with the reason, file and line.
     """
     before = _registered()
+    code = code_of(entry, folder)
+    sha256 = None if code is None else digest(code)
+    same = _loaded_elsewhere(code, sha256)
+    if code is not None and same is not None:
+        # The copy that a run keeps, read in the process that trained it: importing it would register all names again.
+        loaded_plugins[str(code)] = same
+        return str(code)
     loaded = _load(entry, folder)
-    _brought[loaded] = tuple(sorted({*_brought.get(loaded, ()), *(_registered() - before)}))
+    earlier = loaded_plugins.get(loaded)
+    names = {*(earlier.names if earlier else ()), *(_registered() - before)}
+    kept = earlier.sha256 if earlier else sha256
+    loaded_plugins[loaded] = LoadedPlugin(entry, tuple(sorted(names)), kept)
     return loaded
 
 
@@ -61,13 +94,57 @@ def registered_by(loaded: str) -> tuple[str, ...]:
         loaded: what `load_plugin` returned.
     """
     module = _module_name(Path(loaded)) if is_file(loaded) else loaded
-    own = {
-        name
-        for family in FAMILIES.values()
-        for name in family
-        if f"{family.get(name).__module__}.".startswith(f"{module}.")  # imported earlier, by something else
-    }
-    return tuple(sorted({*_brought.get(loaded, ()), *own}))
+    known = loaded_plugins.get(loaded)
+    return tuple(sorted({*(known.names if known else ()), *_names_in(module)}))
+
+
+def code_of(entry: str, folder: Path = Path(".")) -> Path | None:
+    """The file or package folder that an entry of `plugins:` is read from; None where there is none.
+
+    Raises:
+        PluginError: importing the package that holds a module fails.
+    """
+    if is_file(entry):
+        path = (folder / Path(entry).expanduser()).resolve()
+        return path if path.exists() else None
+    try:
+        spec = importlib.util.find_spec(entry)
+    except ModuleNotFoundError:
+        return None  # importing it says what is missing
+    except Exception as error:
+        raise PluginError(_reason(error)) from error
+    if spec is None or not spec.origin or not Path(spec.origin).is_file():
+        return None
+    return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
+
+
+def code_files(path: Path) -> Iterator[Path]:
+    """The Python files of a plugin: itself, or those of a package folder and of the packages in it."""
+    if path.is_file():
+        yield path
+        return
+    yield from sorted(path.glob("*.py"))
+    for folder in sorted(inner.parent for inner in path.glob("*/__init__.py")):
+        yield from code_files(folder)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a plugin's code, as hexadecimal digits; for a package, of its files' names and texts."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    whole = hashlib.sha256()
+    for file in code_files(path):
+        whole.update(f"{file.relative_to(path).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\0".encode())
+    return whole.hexdigest()
+
+
+def _loaded_elsewhere(code: Path | None, sha256: str | None) -> LoadedPlugin | None:
+    """The plugin of the same code that was loaded from another path, if all its components are still registered."""
+    for entry, plugin in loaded_plugins.items():
+        same = code is not None and is_file(entry) and entry != str(code) and plugin.sha256 == sha256
+        if same and plugin.names and _registered().issuperset(plugin.names):
+            return plugin
+    return None
 
 
 class Loaded:
@@ -78,7 +155,7 @@ class Loaded:
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load_again, (tuple(_brought),)
+        return _load_again, (tuple(loaded_plugins),)
 
 
 def _load_again(entries: tuple[str, ...]) -> Loaded:
@@ -94,6 +171,16 @@ def _registered() -> set[str]:
     return {name for family in FAMILIES.values() for name in family}
 
 
+def _names_in(module: str) -> set[str]:
+    """Components of a module and what lies in it, also where something else had imported it before."""
+    return {
+        name
+        for family in FAMILIES.values()
+        for name in family
+        if f"{family.get(name).__module__}.".startswith(f"{module}.")
+    }
+
+
 def _load(entry: str, folder: Path) -> str:
     if is_file(entry):
         path = (folder / Path(entry).expanduser()).resolve()
@@ -106,9 +193,9 @@ def _load(entry: str, folder: Path) -> str:
             raise PluginError(
                 f"no module named '{error.name}'; a file is written as a path, e.g. ./{entry}.py"
             ) from error
-        raise PluginError(_reason(error)) from error
+        raise PluginError(_reason(error, _package_of(entry))) from error
     except Exception as error:
-        raise PluginError(_reason(error)) from error
+        raise PluginError(_reason(error, _package_of(entry))) from error
     return entry
 
 
@@ -116,16 +203,44 @@ def _load(entry: str, folder: Path) -> str:
 def load_installed() -> tuple[str, ...]:
     """Import what installed packages announce under the entry point group `toolbox.plugins`.
 
-    A broken package must not stop a run that does not use it, so failures are returned, and logged with reasons.
+    A broken package must not stop a run that does not use it, so failures are returned, and logged. They are said again
+    where a name is missing, which the package might have brought.
     """
     failures = []
     for entry in entry_points(group=GROUP):
         try:
-            entry.load()
-        except Exception as error:
-            failures.append(f"installed plugin '{entry.name}' ({entry.value}) failed to import")
-            log.warning("%s: %s", failures[-1], _reason(error))
+            _load_installed(entry)
+        except (Exception, SystemExit) as error:
+            package = f", of {entry.dist.name} {entry.dist.version}" if entry.dist else ""
+            reason = _reason(error, _package_of(entry.module))
+            failures.append(f"installed plugin '{entry.name}' ({entry.value}{package}) failed to import: {reason}")
+            log.warning(failures[-1])
     return tuple(failures)
+
+
+def _load_installed(entry: EntryPoint) -> None:
+    before = _registered()
+    entry.load()
+    names = {*(_registered() - before), *_names_in(entry.module.partition(".")[0])}
+    code = code_of(entry.module)
+    installed_plugins[entry.value] = LoadedPlugin(
+        written=entry.value,
+        names=tuple(sorted(names)),
+        sha256=None if code is None else digest(code),
+        distribution=entry.dist.name if entry.dist else None,
+        version=entry.dist.version if entry.dist else None,
+    )
+
+
+def _package_of(module: str) -> Path | None:
+    """Folder or file of the package that holds a module; None where it is not there."""
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.origin:
+        return None
+    return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
 
 
 def _import_file(path: Path) -> None:
@@ -156,12 +271,13 @@ def _module_name(path: Path) -> str:
     return f"toolbox_plugin_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
 
 
-def _reason(error: Exception, inside: Path | None = None) -> str:
+def _reason(error: BaseException, inside: Path | None = None) -> str:
     """`ModuleNotFoundError: No module named 'x' (heads.py, line 3)`: the innermost line of the plugin's own code."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    own = [f for f in frames if f.filename != __file__ and f.filename != importlib.__file__]
+    machinery = (__file__, importlib.__file__, importlib.metadata.__file__)
+    own = [f for f in frames if f.filename not in machinery]
     if inside is not None:
         own = [f for f in own if Path(f.filename).is_relative_to(inside)] or own
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

@@ -11,6 +11,7 @@ by the builder, never written in YAML), then its settings, keyword-only, with a 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -61,8 +62,7 @@ class Registry:
         known = self._classes.get(name)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise RegistryError(
-                f"{self.family} '{name}' is already registered by {known.__module__}; "
-                f"rename the class in {cls.__module__}"
+                f"{self.family} '{name}' is already registered by {_source(known)}; rename the class in {_source(cls)}"
             )
         parameters = inspect.signature(cls).parameters
         hidden = [str(p) for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -140,6 +140,12 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def _source(cls: type) -> str:
+    """A class's module, or for a plugin's file, whose module has a made-up name, the file."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return str(file) if file and cls.__module__.startswith("toolbox_plugin_") else cls.__module__
 
 
 def _is_stub(method: Any) -> bool:

@@ -23,6 +23,10 @@ def predict(
     pictures: Annotated[bool, typer.Option(help="Draw each image into OUT/pictures.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images that go through the network together.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:<number>.")] = "auto",
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="A plugin's file or module that is not where the run had it; may be repeated."),
+    ] = None,
 ) -> None:
     """Detect objects in images; write COCO results and pictures.
 
@@ -38,7 +42,7 @@ def predict(
 
     chosen = choose_device(device, instead="--device cpu")
     files = find_images(inputs)
-    predictor = Predictor(run, device=chosen, batch=batch)
+    predictor = Predictor(run, device=chosen, batch=batch, plugins=plugin or ())
     problems = []
     with (
         progress_line() as progress,

@@ -23,6 +23,7 @@ from toolbox.inference.loading import model_metadata
 from toolbox.inference.predictor import choose_device
 from toolbox.models.builder import build_detector, check_ground_truth
 from toolbox.plan import Plan
+from toolbox.plugin_records import keep_files
 from toolbox.schema import Config, Schedule
 from toolbox.structures import Batch
 from toolbox.weights import save_model
@@ -99,6 +100,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         ToolboxError: what a config or its data can have wrong.
     """
     settings = config.train
+    keep_files(config.plugins, folder.path)
     device = choose_device(settings.device)
     train_set = open_dataset(config, "train")
     if len(train_set) == 0:

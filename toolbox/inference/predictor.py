@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -34,6 +34,7 @@ class Predictor:
         score_threshold: lowest score that is returned; None keeps the run's `test.score_threshold`.
         detections: most objects per image; None keeps the run's `test.detections`.
         batch: images that go through the network together.
+        plugins: files and modules of the model's own components, where they are not where the run had them.
 
     Attributes:
         classes: name of each label.
@@ -49,12 +50,14 @@ class Predictor:
         score_threshold: float | None = None,
         detections: int | None = None,
         batch: int = 1,
+        plugins: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         _check_number("batch", batch, whole=True, low=1)
         _check_number("score_threshold", score_threshold, high=1, none="the run's own")
         _check_number("detections", detections, whole=True, low=1, none="the run's own")
         settings = {"test.score_threshold": score_threshold, "test.detections": detections}
-        loaded = load_detector(Path(path), [f"{key}={value}" for key, value in settings.items() if value is not None])
+        given = [f"{key}={value}" for key, value in settings.items() if value is not None]
+        loaded = load_detector(Path(path), given, plugins=[os.fspath(plugin) for plugin in plugins])
         self.device = choose_device(device)
         self.model = loaded.model.to(self.device).eval()
         self.classes = tuple(loaded.classes)
