@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 NATIVE := $(filter-out csrc/masks.c csrc/masks.cpp,$(wildcard csrc/*.* csrc/*/*.*))
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format build bench clean requirements
+.PHONY: help install quickstart test fuzz lint format docs build bench clean requirements
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ format: $(INSTALLED) ## format Python and C++
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 	$(BIN)/clang-format -i $(filter %.h %.cpp %.cu %.cuh,$(NATIVE))
+
+docs: $(INSTALLED) ## write what is made from the code: the schemas for editors and the config reference
+	$(BIN)/rcnn schema --out configs/schema.json
+	$(BIN)/rcnn schema plugins/boundary/boundary.yaml --out plugins/boundary/schema.json
+	$(BIN)/rcnn list --format markdown > docs/reference.md
 
 build: $(INSTALLED) ## build the wheel and the source archive into dist/, each in an isolated environment
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet build

@@ -35,20 +35,30 @@ INVALID: Any = object()  # stands for a value whose problem has been noted
 _DEPTH = 3  # how deep a misplaced argument is looked for
 
 
-def check(node: Node, cls: type, findings: Findings, *, advice: str = ADVICE, key: str = "") -> Plan:
+def check(
+    node: Node,
+    cls: type,
+    findings: Findings,
+    *,
+    advice: str = ADVICE,
+    key: str = "",
+    families: Mapping[str, Registry] = FAMILIES,
+) -> Plan:
     """Check a mapping against the constructor of `cls`, and everything below it.
 
     Args:
         findings: where problems are noted; the plan is only of use when there are none.
         advice: said with every name that is not registered, e.g. which plugin failed to import.
+        families: where a name of another family is looked for.
     """
-    return _Checker(findings, advice).plan(node, cls, key)
+    return _Checker(findings, advice, families).plan(node, cls, key)
 
 
 class _Checker:
-    def __init__(self, findings: Findings, advice: str = ADVICE) -> None:
+    def __init__(self, findings: Findings, advice: str, families: Mapping[str, Registry]) -> None:
         self.findings = findings
         self.advice = advice
+        self.families = families
 
     # Classes
 
@@ -115,9 +125,8 @@ class _Checker:
             self.findings.add(named.place, f"{key}.type", _unfinished(cls, family, method))
         return self.plan(node, cls, key, family=family, default=default, deferred=deferred)
 
-    @staticmethod
-    def _elsewhere(name: Any, family: Registry) -> str:
-        other = next((f for f in FAMILIES.values() if f is not family and name in f), None)
+    def _elsewhere(self, name: Any, family: Registry) -> str:
+        other = next((f for f in self.families.values() if f is not family and name in f), None)
         return f"; '{name}' is {_a(other.family)}" if other else ""
 
     # Values
@@ -164,7 +173,7 @@ class _Checker:
             return None
         trials = []
         for choice in choices:
-            trial = _Checker(Findings(), self.advice)
+            trial = _Checker(Findings(), self.advice, self.families)
             value = trial.annotated(node, choice, key, default)
             if not trial.findings:
                 return value

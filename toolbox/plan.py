@@ -60,6 +60,18 @@ class Signature:
     wired: Mapping[str, bool]
 
 
+class StandIn(type):
+    """A class that takes what a component takes and is none: what `toolbox.catalogue` reads back.
+
+    Attributes:
+        signature: of the component.
+        fields: on an instance, which is a default: its arguments as plain data.
+    """
+
+    signature: Signature
+    fields: Mapping[str, Any]
+
+
 @cache
 def signature_of(cls: type, family: Registry | None = None) -> Signature:
     """Read the constructor of `cls`. Wired is what its family or its class attribute `wired` names.
@@ -67,6 +79,8 @@ def signature_of(cls: type, family: Registry | None = None) -> Signature:
     Raises:
         TypeError: an annotation cannot be resolved, or the constructor hides its arguments.
     """
+    if isinstance(cls, StandIn):
+        return cls.signature
     try:
         parameters = inspect.signature(cls).parameters
         hints = typing.get_type_hints(
@@ -187,6 +201,14 @@ class Plan:
         place = self._places.get(name, self.place) if name else self.place
         return place.problem(f"{self.key}.{name}".lstrip(".") if name else self.key, message)
 
+    def place_of(self, name: str) -> Place | None:
+        """Where a setting is written; None where its default stands."""
+        return self._places.get(name)
+
+    def inherits(self, name: str) -> bool:
+        """Whether a setting that is not written comes from the enclosing constructor's default, not this one's."""
+        return name not in self.given and name in self._base
+
     def __getitem__(self, name: str) -> Any:
         """The plan or value of a setting, or its default."""
         if name in self.given:
@@ -286,6 +308,8 @@ def writable(value: Any) -> bool:
         return all(map(writable, value))
     if isinstance(value, Mapping):
         return all(map(writable, value.values()))
+    if isinstance(type(value), StandIn):
+        return True
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return all(map(writable, _fields(value).values()))
     return value is None or isinstance(value, (bool, int, float, str, PurePath, Plan))
@@ -303,6 +327,8 @@ def plain(value: Any, annotation: Any = Any) -> Any:
         return {key: plain(item, inner) for key, item in value.items()}
     if isinstance(value, PurePath):
         return str(value)
+    if isinstance(type(value), StandIn):
+        return dict(value.fields)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         component = next(filter(None, map(component_of, choices)), None)
         settings = signature_of(type(value), component.family if component else None).settings
@@ -329,4 +355,6 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def base_of(cls: type, default: Any) -> dict[str, Any]:
     """The fields of a dataclass default: what a mapping that gives only some of them leaves unchanged."""
+    if isinstance(cls, StandIn):
+        return dict(default.fields) if type(default) is cls else {}
     return _fields(default) if type(default) is cls and dataclasses.is_dataclass(cls) else {}

@@ -77,7 +77,7 @@ class Registry:
                 f"{self.family} '{name}': constructor lacks {', '.join(missing)}; "
                 f"every {self.family} takes ({', '.join(self.wired)}) first"
             )
-        self._classes[name] = cls
+        self.add(cls)
         return cls
 
     def refuse(self, name: str, reason: str) -> None:
@@ -86,6 +86,15 @@ class Registry:
         A plugin may still register a class of that name.
         """
         self._refused[name] = reason
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Names that are not offered, with the reasons."""
+        return dict(self._refused)
+
+    def add(self, cls: type) -> None:
+        """Add a class that `register` has accepted elsewhere."""
+        self._classes[cls.__name__] = cls
 
     def get(self, name: str, *, advice: str = ADVICE) -> type:
         """Return the class registered as `name`.

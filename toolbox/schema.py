@@ -15,14 +15,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+from toolbox import catalogue
 from toolbox.config import check
 from toolbox.data.resize import Resize
-from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.errors import ConfigError, Problem
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Component, Plan
 from toolbox.plugins import PluginError, load_installed, load_plugin, registered_by
+from toolbox.precheck import read_nodes, read_text
 from toolbox.registry import ADVICE, DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
-from toolbox.yaml_nodes import COMMAND_LINE, Findings, Node, apply_override, parse, write
+from toolbox.yaml_nodes import COMMAND_LINE, Findings, Node, write
 
 _COMPONENTS = (
     "toolbox.models.backbones",
@@ -75,7 +77,7 @@ class DataConfig:
     """Section `data`: what to train and evaluate on.
 
     Attributes:
-        train: the data set to train on; a plan, since building it reads files.
+        train: the data set to train on.
         val: the data set to evaluate on.
         resize: how images are brought to network size; None keeps their own.
         transforms: augmentations of training images, in order.
@@ -112,7 +114,8 @@ class TrainConfig:
         batch: images per optimizer step, over all processes.
         micro_batch: images per process and backward pass; fewer than its share of `batch` means accumulation.
         lr: base learning rate, at `batch`.
-        optimizer, schedule: plans; the optimizer's parameters and the schedule's length are wired.
+        optimizer: torch's, with its settings.
+        schedule: the learning rate over the run, as a factor on `lr`.
         layer_decay: factor on the learning rate per layer of the backbone, from its last one towards the image, e.g.
             0.75; None trains all layers at one rate.
         clip_norm: largest norm of the gradient.
@@ -241,17 +244,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: every problem of the file and the overrides, each with its place.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from error
-    except OSError as error:
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
-        if path.is_dir():
-            inside = sorted(path.glob("*.y*ml"))
-            near = f"; did you mean '{inside[0]}'?" if inside else ""
-        reason = error.strerror or str(error)
-        raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
+    text = read_text(path)
     return config_from_text(text, str(path), overrides, folder=path.parent)
 
 
@@ -265,10 +258,9 @@ def config_from_text(
         folder: what plugin files are relative to; the current folder if None.
     """
     findings = Findings()
-    root = parse(text, name, findings)
-    for number, override in enumerate(overrides):
-        apply_override(root, override, number, findings)
+    root = read_nodes(text, name, overrides, findings)
     register_builtin()
+    catalogue.save(RunConfig)
     advice = [*_load_plugins(root, Path(folder or "."), findings), *load_installed()]
     plan = check(root, RunConfig, findings, advice="; ".join(advice))
     findings.raise_any()

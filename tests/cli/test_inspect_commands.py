@@ -1,4 +1,4 @@
-"""`rcnn list`, `rcnn check` and `rcnn show` on small configs."""
+"""`rcnn check` and `rcnn show` on small configs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from PIL import Image
 from toolbox.cli import main
 from toolbox.cli.wiring import wiring_lines
 from toolbox.models.builder import build_detector
-from toolbox.registry import BACKBONES
-from toolbox.schema import config_from_text, register_builtin
+from toolbox.schema import config_from_text
 from toolbox.structures import FeatureSpec, PixelStats
 
 RUN = """\
@@ -52,36 +51,6 @@ def run(*arguments: str | Path) -> int:
     with pytest.raises(SystemExit) as caught:
         main([str(argument) for argument in arguments])
     return caught.value.code or 0
-
-
-# list
-
-
-def test_list_shows_arguments_types_defaults_and_what_is_wired(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("list", "box_head") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "box_head"
-    assert any(line.startswith("  TwoFCBoxHead(in_shape, num_classes): Two hidden") for line in lines)
-    assert "      channels: int = 1024" in lines and "      class_agnostic: bool = false" in lines
-
-
-def test_list_shows_the_parts_that_have_no_type(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("list", "detector") == 0
-    output = capsys.readouterr().out
-    assert "      backbone: backbone  required" in output
-    assert "written without a type" in output and "  AnchorGenerator(in_features): " in output
-
-
-def test_list_names_every_registered_component(capsys: pytest.CaptureFixture[str]) -> None:
-    register_builtin()
-    assert run("list") == 0
-    output = capsys.readouterr().out
-    assert all(f"\n  {name}: " in output for name in BACKBONES)
-
-
-def test_list_of_an_unknown_family_suggests(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("list", "nek") == 2
-    assert "no family 'nek'; did you mean 'neck'?" in capsys.readouterr().err
 
 
 # check

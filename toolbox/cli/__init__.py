@@ -51,7 +51,8 @@ COMMANDS = (
     Command("predict", "predict", "predict", "Detect objects in images; write COCO results and pictures."),
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
-    Command("list", "inspect_commands", "list_components", "Components, their arguments and defaults."),
+    Command("list", "components", "list_components", "Components, their arguments and defaults."),
+    Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),
 )
 
 

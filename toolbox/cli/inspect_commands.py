@@ -1,4 +1,4 @@
-"""`rcnn list`, `rcnn check` and `rcnn show`: what there is, what is wrong, and what a config becomes."""
+"""`rcnn check` and `rcnn show`: what is wrong with a config, and what it becomes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError, did_you_mean
+from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError
 
 if TYPE_CHECKING:
     from toolbox.data.counts import ObjectCounts
     from toolbox.plan import Plan
-    from toolbox.registry import Registry
     from toolbox.schema import Config
 
 T = TypeVar("T")
@@ -29,72 +28,6 @@ Overrides = Annotated[
 ]
 
 
-def list_components(
-    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="E.g. backbone; all if left out.")] = None,
-    plugin: Annotated[list[str] | None, typer.Option(help="A plugin's file or module; may be repeated.")] = None,
-) -> None:
-    """Components, their arguments and defaults.
-
-    Arguments in round brackets are filled in by the builder; the others are written in YAML.
-    """
-    from toolbox.plugins import load_installed, load_plugin
-    from toolbox.registry import FAMILIES
-    from toolbox.schema import RunConfig, register_builtin
-
-    register_builtin()
-    load_installed()
-    for entry in plugin or ():
-        load_plugin(entry, Path("."))
-    if family is not None and family not in FAMILIES:
-        raise ToolboxError(f"no family '{family}'{did_you_mean(family, FAMILIES)} (families: {', '.join(FAMILIES)})")
-    chosen = [FAMILIES[family]] if family else list(FAMILIES.values())
-    for registry in chosen:
-        if len(registry) or family:
-            lines = [line for name in registry for line in _class_lines(registry.get(name), registry)]
-            typer.echo("\n".join([registry.family, *(lines or ["  none"]), ""]))
-    components = [(registry.get(name), registry) for registry in chosen for name in registry]
-    parts = _parts([*components, *([] if family else [(RunConfig, None)])])
-    if parts:
-        typer.echo("\n".join(["written without a type", *(line for part in parts for line in _class_lines(part))]))
-
-
-def _class_lines(cls: type, registry: Registry | None = None) -> list[str]:
-    from toolbox.plan import signature_of, spell
-
-    signature = signature_of(cls, registry)
-    wired = f"({', '.join(signature.wired)})" if signature.wired else ""
-    lines = [f"  {cls.__name__}{wired}: {_first_line(cls)}"]
-    for setting in signature.settings.values():
-        default = "  required" if setting.required else f" = {_default(setting.default, setting.annotation)}"
-        lines.append(f"      {setting.name}: {spell(setting.annotation)}{default}")
-    return lines
-
-
-def _parts(classes: list[tuple[type, Registry | None]]) -> list[type]:
-    """The ordinary classes that the arguments of `classes` take, and those that their arguments take."""
-    from toolbox.plan import ordinary_classes, signature_of
-
-    found: dict[type, None] = {}
-    queue = list(classes)
-    while queue:
-        for setting in signature_of(*queue.pop(0)).settings.values():
-            fresh = [part for part in ordinary_classes(setting.annotation) if part not in found]
-            found |= dict.fromkeys(fresh)
-            queue += [(part, None) for part in fresh]
-    return list(found)
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
-
-
-def _default(value: Any, annotation: Any) -> str:
-    from toolbox.plan import plain, writable
-    from toolbox.yaml_nodes import write_inline
-
-    return write_inline(plain(value, annotation)) if writable(value) else f"{type(value).__name__}(…)"
-
-
 def check(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -105,10 +38,13 @@ def check(
 
     Reads the config, opens its data sets and builds the model without memory; exits with 2 if anything is wrong.
     """
+    from toolbox.precheck import precheck
+
+    config = _config_file(config)
+    precheck(config, overrides or ())
     from toolbox.engine.progress import counted
     from toolbox.schema import load_config
 
-    config = _config_file(config)
     with _collected_warnings() as notes:
         checked = load_config(config, overrides or ())
         sets, problems = _open_data(checked) if data else ({}, [])
@@ -137,15 +73,29 @@ def show(
     overrides: Overrides = None,
     size: Annotated[str, typer.Option(help="Height and width of the network's input.")] = "800x1216",
     resolved: Annotated[bool, typer.Option(help="Print the resolved config.")] = True,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Say where a value comes from, and nothing else.", show_default=False),
+    ] = None,
 ) -> None:
     """The resolved config, the wiring, parameters and cost."""
+    from toolbox.precheck import precheck
+
+    config = _config_file(config)
+    precheck(config, overrides or ())
     from toolbox.cli.wiring import wiring_lines
     from toolbox.schema import load_config
+
+    if explain is not None:
+        from toolbox.explain import explain as explained
+
+        typer.echo("\n".join(explained(load_config(config, overrides or ()).plan, explain)))
+        return
 
     height, separator, width = size.partition("x")
     if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise ToolboxError(f"--size is HEIGHTxWIDTH in pixels, e.g. 800x1216, not '{size}'")
-    checked = load_config(_config_file(config), overrides or ())
+    checked = load_config(config, overrides or ())
     if resolved:
         typer.echo(checked.to_yaml())
     sets, problems = _open_data(checked)

@@ -36,6 +36,9 @@ def train(
     The run folder gets config.yaml (resolved), metrics.jsonl, eval.json, model.safetensors, checkpoint.pt and log.txt.
     Ctrl-C finishes the step, writes a checkpoint and leaves; --resume goes on from there as if nothing had happened.
     """
+    from toolbox.precheck import precheck
+
+    precheck(config, overrides or ())
     from toolbox.cli.progress_line import progress_line
     from toolbox.engine.train import TrainingDiverged
     from toolbox.engine.train import train as run_training
@@ -73,6 +76,10 @@ def evaluate(
 
     A run's eval.json is replaced, unless there are overrides or other weights.
     """
+    from toolbox.precheck import precheck
+
+    if source.suffix in (".yaml", ".yml"):
+        precheck(source, overrides or ())
     from toolbox.cli.progress_line import progress_line
     from toolbox.engine.evaluate import evaluate as run_evaluation
     from toolbox.engine.job import open_dataset

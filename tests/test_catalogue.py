@@ -1,0 +1,129 @@
+"""The record of components: the same answers as the components give, without importing torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolbox import catalogue
+from toolbox.config import check
+from toolbox.json_schema import json_schema
+from toolbox.plan import signature_of, spell
+from toolbox.registry import FAMILIES
+from toolbox.schema import RunConfig, register_builtin
+from toolbox.yaml_nodes import Findings, parse
+
+ROOT = Path(__file__).resolve().parents[1]
+GOOD = (ROOT / "configs" / "quickstart.yaml").read_text(encoding="utf-8")
+BAD = {
+    "component": GOOD.replace("ResNet", "Resnet"),
+    "family": GOOD.replace("type: FPN", "type: ResNet"),
+    "argument": GOOD.replace("out_channels", "chanels"),
+    "type": GOOD.replace("lr: 0.001", "lr: fast"),
+    "literal": GOOD.replace("norm: gn", "norm: batch"),
+    "union": GOOD.replace("resize: {short: 128", "resize: {short: [a]"),
+    "level": GOOD.replace("model:\n", "model:\n  depth: 50\n", 1),
+    "section": GOOD.replace("train:", "trian:", 1),
+    "default's type": GOOD + "  seed: x\n",
+    "offered name": GOOD.replace("optimizer: {type: AdamW", "optimizer: {type: Lion"),
+    "wired": GOOD.replace("type: FPN", "type: FPN, in_features: 3"),
+    "null": GOOD.replace("steps: 600", "steps:"),
+}
+
+
+@pytest.fixture(scope="module")
+def known() -> catalogue.Catalogue:
+    register_builtin()
+    return catalogue.read(json.loads(json.dumps(catalogue.record(RunConfig))))
+
+
+def test_every_signature_is_kept(known: catalogue.Catalogue) -> None:
+    for name, family in FAMILIES.items():
+        assert list(known.families[name]) == list(family)
+        for component in family:
+            real = signature_of(family.get(component), family)
+            kept = signature_of(known.families[name].get(component), known.families[name])
+            assert dict(kept.wired) == dict(real.wired)
+            assert {n: (spell(s.annotation), s.required) for n, s in kept.settings.items()} == {
+                n: (spell(s.annotation), s.required) for n, s in real.settings.items()
+            }, component
+
+
+def test_the_schema_is_the_same(known: catalogue.Catalogue) -> None:
+    assert json_schema(known.root, known.families) == json.loads(json.dumps(json_schema(RunConfig)))
+
+
+@pytest.mark.parametrize("text", [GOOD, *BAD.values()], ids=["good", *BAD])
+def test_problems_are_the_same_word_for_word(text: str, known: catalogue.Catalogue) -> None:
+    found = []
+    for root, families in ((RunConfig, FAMILIES), (known.root, known.families)):
+        findings = Findings()
+        check(parse(text, "run.yaml", findings), root, findings, families=families)
+        found.append(findings)
+    said = [[str(problem) for *_, problem in findings._found] for findings in found]
+    assert said[0] == said[1]
+    assert bool(said[0]) == (text != GOOD)
+
+
+def rcnn(cache: Path, *arguments: str) -> tuple[int, str, bool]:
+    """Exit status, output, and whether torch was imported."""
+    code = (
+        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules));"
+        "from toolbox.cli import main; main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        check=False,
+    )
+    *output, imported = done.stdout.splitlines()
+    return done.returncode, "\n".join([*output, done.stderr]), imported == "True"
+
+
+def test_lists_and_config_errors_do_not_import_torch(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(BAD["component"])
+    cache = tmp_path / "cache"
+    first = rcnn(cache, "check", str(bad))  # nothing is recorded yet
+    assert first[0] == 2 and first[2] and len(list(cache.rglob("catalogue-*.json"))) == 1
+    for arguments in (["check", str(bad)], ["train", str(bad)], ["eval", str(bad), "--weights", "x"]):
+        status, said, imported = rcnn(cache, *arguments)
+        assert (status, imported) == (2, False)
+        assert said.strip() == first[1].strip() and "did you mean 'ResNet'?" in said
+    for arguments in (["--help"], ["list"], ["schema"], ["list", "--format", "markdown"], ["--version"]):
+        assert rcnn(cache, *arguments)[::2] == (0, False), arguments
+
+
+def test_a_config_that_is_no_yaml_needs_no_record(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("model:\n\tbackbone: 3\n")
+    status, said, imported = rcnn(tmp_path / "cache", "train", str(bad))
+    assert (status, imported) == (2, False) and f"{bad}:2:1: a tab cannot indent" in said
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert rcnn(blocked, "list", "neck")[0] == 0
+
+
+def test_a_damaged_record_is_passed_over(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    rcnn(cache, "list", "neck")
+    [file] = cache.rglob("catalogue-*.json")
+    file.write_text(file.read_text()[:500])
+    assert rcnn(cache, "list", "neck")[::2] == (0, True)
+
+
+def test_a_plugin_is_asked_itself(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    rcnn(cache, "list", "neck")
+    assert rcnn(cache, "check", "plugins/boundary/boundary.yaml")[::2] == (0, True)

@@ -1,0 +1,91 @@
+"""`rcnn show --explain`: where a value comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolbox.cli import main
+from toolbox.errors import ToolboxError
+from toolbox.explain import explain
+from toolbox.schema import config_from_text
+
+TEXT = """\
+model:
+  backbone: {type: ResNet, norm: gn}
+  neck: {type: FPN}
+  rpn:
+    head: {type: ConvRPNHead}
+    anchors: {sizes: [8, 16, 32, 64, 128]}
+  box:
+    extractor: {type: RoIAlign, output_size: 7}
+    head: {type: TwoFCBoxHead}
+data:
+  resize: {short: 64}
+  transforms:
+    - {type: HorizontalFlip}
+train: {steps: 10, lr: 0.1}
+"""
+
+
+def lines(key: str, *overrides: str) -> list[str]:
+    return explain(config_from_text(TEXT, "run.yaml", overrides).plan, key)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "source"),
+    [
+        ("model.backbone.norm", "gn", "run.yaml:2:34"),
+        ("model.backbone.depth", "50", "default of ResNet (toolbox.models.backbones.resnet)"),
+        ("model.backbone.type", "ResNet", "run.yaml:2:13"),
+        ("model.neck.out_channels", "256", "default of FPN (toolbox.models.necks.fpn)"),
+        ("model.rpn.anchors.sizes.2", "32.0", "run.yaml:6:22"),
+        ("data.resize.short", "64", "run.yaml:11:19"),
+        ("data.transforms.0.prob", "0.5", "default of HorizontalFlip (toolbox.data.transforms)"),
+        ("train.optimizer", "SGD", "default of TrainConfig (toolbox.schema)"),
+        ("train.optimizer.momentum", "0.9", "default of SGD (toolbox.engine.optim)"),
+        ("test.nms", "0.5", "default of RunConfig (toolbox.schema)"),
+    ],
+)
+def test_value_and_source(key: str, value: str, source: str) -> None:
+    assert lines(key)[:2] == [f"{key}: {value}", f"  from: {source}"]
+
+
+def test_an_override_is_quoted() -> None:
+    first = lines("model.backbone.depth", "model.backbone.depth=101")[:2]
+    assert first == ["model.backbone.depth: 101", "  from: command line (model.backbone.depth=101)"]
+
+
+def test_a_section_lists_its_settings_with_their_sources() -> None:
+    rows = [line.split() for line in lines("data.resize", "data.resize.max=99")]
+    assert ["short", "64", "run.yaml:11:19"] in rows
+    assert ["max", "99", "command", "line", "(data.resize.max=99)"] in rows
+
+
+def test_what_the_builder_fills_in_is_said() -> None:
+    assert lines("model.neck.in_features") == [
+        "model.neck.in_features: filled in by the builder; it cannot be set in YAML"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("model.backbone.dept", r"'model.backbone' \(ResNet\) has no 'dept'; did you mean 'depth'\?"),
+        ("modle", r"the config has no 'modle'; did you mean 'model'\?"),
+        ("data.transforms.3", r"'data.transforms' has no '3' \(it has 0\)"),
+        ("train.lr.x", "'train.lr' is 0.1, which has no entries; explain 'train.lr'"),
+    ],
+)
+def test_an_unknown_key_suggests(key: str, said: str) -> None:
+    with pytest.raises(ToolboxError, match=said):
+        lines(key)
+
+
+def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(TEXT)
+    with pytest.raises(SystemExit):
+        main(["show", str(file), "--explain", "model.backbone.norm"])
+    assert capsys.readouterr().out.startswith(f"model.backbone.norm: gn\n  from: {file}:2:34\n  takes: 'frozen_bn' | ")

@@ -1,0 +1,146 @@
+"""`rcnn list` and `rcnn schema`: what YAML may hold, for people and for editors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from toolbox.errors import ToolboxError, did_you_mean
+
+if TYPE_CHECKING:
+    from toolbox.catalogue import Catalogue
+    from toolbox.registry import Registry
+
+Plugins = Annotated[list[str] | None, typer.Option("--plugin", help="A plugin's file or module; may be repeated.")]
+
+
+def list_components(
+    family: Annotated[str | None, typer.Argument(metavar="FAMILY", help="E.g. backbone; all if left out.")] = None,
+    plugin: Plugins = None,
+    style: Annotated[Literal["text", "markdown"], typer.Option("--format", help="How to write it.")] = "text",
+) -> None:
+    """Components, their arguments and defaults.
+
+    Arguments in round brackets are filled in by the builder; the others are written in YAML.
+    """
+    known = _catalogue(plugin or ())
+    if family is not None and family not in known.families:
+        message = f"no family '{family}'{did_you_mean(family, known.families)} (families: {', '.join(known.families)})"
+        raise ToolboxError(message)
+    if style == "markdown":
+        from toolbox.cli.reference import reference
+
+        typer.echo(reference(known, family))
+        return
+    chosen = [known.families[family]] if family else list(known.families.values())
+    for registry in chosen:
+        if len(registry) or family:
+            lines = [line for name in registry for line in _class_lines(registry.get(name), registry)]
+            typer.echo("\n".join([registry.family, *(lines or ["  none"]), ""]))
+    parts = parts_of(known, family)
+    if parts:
+        typer.echo("\n".join(["written without a type", *(line for part in parts for line in _class_lines(part))]))
+
+
+def schema(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A YAML whose plugins are included.", show_default=False)
+    ] = None,
+    plugin: Plugins = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, instead of the screen.")] = None,
+) -> None:
+    """JSON Schema of the YAML, for editors.
+
+    Name it in a config's first line: # yaml-language-server: $schema=schema.json
+    """
+    from toolbox.json_schema import json_schema
+
+    known = _catalogue([*(plugin or ()), *_plugins_of(config)])
+    text = json.dumps(json_schema(known.root, known.families), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ToolboxError(f"{out}: cannot be written ({error.strerror}); name another file with --out") from error
+
+
+def _plugins_of(config: Path | None) -> list[str]:
+    """What a config lists under `plugins:`, files as absolute paths."""
+    from toolbox.plugins import is_file
+    from toolbox.precheck import read_nodes, read_text
+    from toolbox.yaml_nodes import Findings
+
+    if config is None:
+        return []
+    findings = Findings()
+    root = read_nodes(read_text(config), str(config), (), findings)
+    findings.raise_any()
+    listed = root.value.get("plugins")
+    entries = [node.value for node in (listed.value if listed is not None and listed.is_list else ())]
+    return [str((config.parent / entry).resolve()) if is_file(entry) else entry for entry in map(str, entries)]
+
+
+def _catalogue(plugins: Sequence[str]) -> Catalogue:
+    """Every component; from the record of the built-in ones where there are no others, which spares importing them."""
+    from importlib.metadata import entry_points
+
+    from toolbox import catalogue
+    from toolbox.plugins import GROUP, load_installed, load_plugin
+
+    recorded = None if plugins or entry_points(group=GROUP) else catalogue.load()
+    if recorded is not None:
+        return recorded
+    from toolbox.registry import FAMILIES
+    from toolbox.schema import RunConfig, register_builtin
+
+    register_builtin()
+    catalogue.save(RunConfig)
+    load_installed()
+    for entry in plugins:
+        load_plugin(entry, Path("."))
+    return catalogue.Catalogue(FAMILIES, RunConfig)
+
+
+def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
+    """The ordinary classes that arguments take, and those that their arguments take; of one family, or of the YAML."""
+    from toolbox.plan import ordinary_classes, signature_of
+
+    chosen = [known.families[family]] if family else list(known.families.values())
+    queue: list[tuple[type, Registry | None]] = [
+        (registry.get(name), registry) for registry in chosen for name in registry
+    ]
+    queue += [] if family else [(known.root, None)]
+    found: dict[type, None] = {}
+    while queue:
+        for setting in signature_of(*queue.pop(0)).settings.values():
+            fresh = [part for part in ordinary_classes(setting.annotation) if part not in found]
+            found |= dict.fromkeys(fresh)
+            queue += [(part, None) for part in fresh]
+    return list(found)
+
+
+def _class_lines(cls: type, registry: Registry | None = None) -> list[str]:
+    from toolbox.docstrings import first_line
+    from toolbox.plan import signature_of, spell
+
+    signature = signature_of(cls, registry)
+    wired = f"({', '.join(signature.wired)})" if signature.wired else ""
+    lines = [f"  {cls.__name__}{wired}: {first_line(cls)}"]
+    for setting in signature.settings.values():
+        default = "  required" if setting.required else f" = {spell_default(setting.default, setting.annotation)}"
+        lines.append(f"      {setting.name}: {spell(setting.annotation)}{default}")
+    return lines
+
+
+def spell_default(value: Any, annotation: Any) -> str:
+    """A default as YAML writes it."""
+    from toolbox.plan import plain, writable
+    from toolbox.yaml_nodes import write_inline
+
+    return write_inline(plain(value, annotation)) if writable(value) else f"{type(value).__name__}(…)"

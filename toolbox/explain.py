@@ -1,0 +1,105 @@
+"""Where a value of a config comes from: a line of the file, the command line, or a default, and of which class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from toolbox.docstrings import argument_docs, first_line
+from toolbox.errors import ToolboxError, did_you_mean
+from toolbox.plan import Plan, Setting, plain, signature_of, spell, writable
+from toolbox.yaml_nodes import write_inline
+
+_WIDEST = 48  # characters of a value
+
+
+def explain(plan: Plan, key: str) -> list[str]:
+    """Lines about one key: its value, where that was given, what else it takes; of a section, all its settings.
+
+    Args:
+        plan: the whole YAML.
+        key: dotted, e.g. `model.backbone.depth`.
+
+    Raises:
+        ToolboxError: the config has no such key; the nearest is suggested.
+    """
+    owner, value, name, done = plan, plan, "", ""
+    for step in key.split("."):
+        if isinstance(value, Plan):
+            if step in value.wired:
+                return [f"{key}: filled in by the builder; it cannot be set in YAML"]
+            if step == "type" and value.family:
+                return [f"{key}: {value.cls.__name__}", f"  from: {value.where or 'a default'}"]
+            owner, name = value, step
+        value = _inside(value, step, done)
+        done = f"{done}.{step}".lstrip(".")
+    lines = [f"{key}: {_spell(value)}", f"  from: {_source(owner, name, value)}"]
+    setting = signature_of(owner.cls, owner.family).settings.get(name)
+    if setting and done.endswith(name):
+        lines += _about(owner, setting)
+    return lines + (_settings(value) if isinstance(value, Plan) else [])
+
+
+def _inside(value: Any, step: str, key: str) -> Any:
+    """One step down."""
+    where = f"'{key}'" if key else "the config"
+    if isinstance(value, Plan):
+        names: Any = signature_of(value.cls, value.family).settings
+        if step in names:
+            return value[step] if not names[step].required or step in value.given else None
+        what = f"{where} ({value.cls.__name__})" if key else where
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):  # a default that nothing was changed in
+        return _inside({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, step, key)
+    elif isinstance(value, Mapping):
+        names = list(map(str, value))
+        if step in names:
+            return next(item for name, item in value.items() if str(name) == step)
+        what = where
+    elif isinstance(value, (list, tuple)):
+        names = [str(index) for index in range(len(value))]
+        if step in names:
+            return value[int(step)]
+        what = where
+    else:
+        raise ToolboxError(f"{where} is {_spell(value)}, which has no entries; explain '{key}'")
+    raise ToolboxError(f"{what} has no '{step}'{did_you_mean(step, names)} (it has {', '.join(names) or 'no entries'})")
+
+
+def _source(owner: Plan, name: str, value: Any) -> str:
+    place = value.place if isinstance(value, Plan) and str(value.place) else owner.place_of(name)
+    if owner.place_of(name) is None and name in owner.given:
+        place = None  # a component that was completed by its family's default
+    if place is not None:
+        return f"{place} ({place.override})" if place.override else str(place)
+    if owner.inherits(name):
+        return f"default of '{owner.key}', which is a {owner.cls.__name__} unless told"
+    return f"default of {owner.cls.__name__} ({owner.cls.__module__})"
+
+
+def _about(owner: Plan, setting: Setting) -> list[str]:
+    default = "must be given" if setting.required else f"default {_spell(setting.default)}"
+    text = argument_docs(owner.cls).get(setting.name)
+    return [f"  takes: {spell(setting.annotation)}, {default}", *([f"  {text}"] if text else [])]
+
+
+def _settings(plan: Plan) -> list[str]:
+    rows = [
+        (name, _spell(plan[name]), _source(plan, name, plan[name]))
+        for name, setting in signature_of(plan.cls, plan.family).settings.items()
+        if not setting.required or name in plan.given
+    ]
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    table = [f"    {name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows]
+    return [f"  {plan.cls.__name__}: {first_line(plan.cls)}", *table]
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, Plan):
+        return value.cls.__name__
+    if isinstance(value, Mapping) and any(isinstance(item, Plan) for item in value.values()):
+        return ", ".join(value)
+    text = write_inline(plain(value)) if writable(value) else f"{type(value).__name__}(…)"
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"

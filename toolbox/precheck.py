@@ -1,0 +1,70 @@
+"""A config's mistakes that its text alone shows, found before torch is imported.
+
+The whole check (`toolbox.schema`) needs every component, and with them torch, which takes seconds; a misspelt name
+should not. What passes here is checked again by the whole check, and what is refused here would be refused there in
+the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from toolbox import catalogue
+from toolbox.config import check
+from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.plugins import GROUP
+from toolbox.yaml_nodes import Findings, Node, apply_override, parse
+
+
+def precheck(path: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Refuse a config whose text is wrong.
+
+    Where plugins or a missing record of the components make that undecidable here, nothing but the YAML's form is
+    checked.
+
+    Raises:
+        ConfigError: every problem of the file and the overrides, each with its place.
+    """
+    findings = Findings()
+    root = read_nodes(read_text(Path(path)), str(path), overrides, findings)
+    known = None if "plugins" in root.value or entry_points(group=GROUP) else catalogue.load()
+    if known is not None:
+        check(root, known.root, findings, families=known.families)
+        findings.raise_any()
+
+
+def read_text(path: Path) -> str:
+    """The text of a config.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from error
+    except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        if path.is_dir():
+            inside = sorted(path.glob("*.y*ml"))
+            near = f"; did you mean '{inside[0]}'?" if inside else ""
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
+
+
+def read_nodes(text: str, name: str, overrides: Sequence[str], findings: Findings) -> Node:
+    """YAML text with overrides written onto it.
+
+    Args:
+        name: what messages call the text.
+        findings: where problems are noted.
+
+    Raises:
+        ConfigError: the text is not YAML, or not a mapping.
+    """
+    root = parse(text, name, findings)
+    for number, override in enumerate(overrides):
+        apply_override(root, override, number, findings)
+    return root
