@@ -37,6 +37,8 @@ class CocoDataset:
         masks: read the segmentations, where there are any.
         keypoints: read the keypoints, where there are any.
         sigmas: OKS sigma of each joint, where the file has none and the joints are not COCO's.
+        channels: of the images: 3 for RGB, 1 for grey, 4 for RGBA or four bands; other numbers are bands or pages of
+            TIFFs, or `.npy` arrays (h, w, channels).
     """
 
     def __init__(
@@ -50,11 +52,15 @@ class CocoDataset:
         masks: bool = True,
         keypoints: bool = True,
         sigmas: list[float] | None = None,
+        channels: int = 3,
     ) -> None:
         self.folder = Path(images)
         self.file = Path(annotations)
         if bad not in ("drop", "clip", "error"):
             raise ValueError(f"bad is 'drop', 'clip' or 'error', not '{bad}'")
+        if channels < 1:
+            raise ValueError(f"channels is 1 or more, not {channels}")
+        self.channels = channels
         content = read_coco_json(self.file)
         chosen = _chosen_categories(content["categories"], classes, self.file)
         self.classes = tuple(str(category["name"]) for category in chosen)
@@ -79,12 +85,12 @@ class CocoDataset:
         """One image with its objects.
 
         Raises:
-            DataError: the image cannot be read or has another size than declared, or a mask cannot be decoded.
+            DataError: the image cannot be read or has other size or channels than declared, or a mask is broken.
         """
         known = self.index
         rows = slice(known.starts[index], known.starts[index + 1])
         return Sample(
-            image=read_image(self.folder / known.files[index], self.size(index)),
+            image=read_image(self.folder / known.files[index], self.size(index), self.channels),
             boxes=known.boxes[rows].copy(),
             labels=known.labels[rows].copy(),
             crowd=known.crowd[rows].copy(),

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from toolbox.data.interfaces import Sample, View
-from toolbox.data.resize import ResizeMethod, scale_pixels
+from toolbox.data.resize import ResizeMethod, in_groups, scale_pixels
+from toolbox.errors import DataError
 from toolbox.masks import Mask
 from toolbox.structures import Skeleton
 
@@ -63,23 +64,49 @@ def box_area(boxes: np.ndarray) -> np.ndarray:
 
 
 def render(image: np.ndarray, view: View, method: ResizeMethod = "cv2") -> np.ndarray:
-    """The canvas (view.height, view.width, 3) uint8 that the view shows of `image` (h, w, 3) uint8."""
+    """The canvas (view.height, view.width, C) uint8 that the view shows of `image` (h, w, C) uint8."""
+    view = replace(view, fill=fill_of(view.fill, image.shape[2]))
     canvas = _upright(image, view, method)
     if canvas is None:
         # cv2 puts pixel centres on whole numbers, we on halves.
         centred = view.matrix.copy()
         centred[:, 2] += view.matrix[:, :2].sum(axis=1) / 2 - 0.5
-        canvas = cv2.warpAffine(
-            image,
-            centred,
-            (view.width, view.height),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=view.fill,
-        )
+        canvas = _warped(image, centred, view)
     for edit in view.edits:
         canvas = edit(canvas)
     return canvas
+
+
+def fill_of(fill: tuple[int, ...], channels: int) -> tuple[int, ...]:
+    """A value for each channel: three are repeated in turn for more channels, or averaged for one.
+
+    Raises:
+        DataError: there are neither three nor as many as channels.
+    """
+    if len(fill) == channels:
+        return fill
+    if len(fill) != 3:
+        raise DataError(
+            f"fill has {len(fill)} values, but the images have {channels} channels; give one for each, or leave it out"
+        )
+    return (round(sum(fill) / 3),) if channels == 1 else tuple(fill[index % 3] for index in range(channels))
+
+
+def _warped(image: np.ndarray, matrix: np.ndarray, view: View) -> np.ndarray:
+    """Render by OpenCV, four channels at a time; `matrix` has pixel centres on whole numbers, as OpenCV does."""
+    fills = [view.fill[start : start + 4] for start in range(0, image.shape[2], 4)]
+    return in_groups(
+        image,
+        lambda part: cv2.warpAffine(
+            part,
+            matrix,
+            (view.width, view.height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fills.pop(0),
+        ),
+        most=4,
+    )
 
 
 def _upright(image: np.ndarray, view: View, method: ResizeMethod) -> np.ndarray | None:
@@ -105,7 +132,7 @@ def _placed(image: np.ndarray, left: int, top: int, view: View) -> np.ndarray:
     x2, y2 = min(left + w, view.width), min(top + h, view.height)
     if (x1, y1, x2, y2) == (0, 0, view.width, view.height):
         return np.ascontiguousarray(image[-top : view.height - top, -left : view.width - left])
-    canvas = np.empty((view.height, view.width, 3), dtype=np.uint8)
+    canvas = np.empty((view.height, view.width, image.shape[2]), dtype=np.uint8)
     canvas[:] = view.fill
     if x1 < x2 and y1 < y2:
         canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]

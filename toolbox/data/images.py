@@ -1,74 +1,182 @@
-"""Image files to RGB uint8."""
+"""Image files to uint8 pixels of as many channels as a data set says."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.ExifTags
+import PIL.Image
 
+from toolbox.data import tiff
+from toolbox.data.image_faults import BadImage, cut_jpeg, why_unreadable
+from toolbox.data.opencv_decoder import decoded_by_opencv
 from toolbox.errors import DataError
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+NUMPY_FILE = b"\x93NUMPY"
+_GIF, _AVIF = b"GIF8", b"ftypavi"
+_COLOURS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image file as (h, w, 3) uint8 RGB.
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, channels: int = 3, *, upright: bool = False
+) -> np.ndarray:
+    """Read an image file as (h, w, channels) uint8.
 
-    Grey becomes three equal channels, an alpha channel is dropped, 16 bits are scaled to 8 by their full range. Pixels
-    are taken as stored and an EXIF rotation is not applied, because COCO annotations refer to the stored pixels; the
-    one exception is a declared `size` that fits only the rotated image, as some annotation tools write it.
+    * 3 channels are RGB: grey is repeated, palettes and CMYK are converted, an alpha channel is dropped.
+    * 1 channel is grey: colour becomes luminance.
+    * 4 channels are RGBA, or the 4 bands of a TIFF.
+    * Any other number: a TIFF of so many bands, or of so many pages of one band.
+    * A `.npy` file holds (h, w, channels), or (h, w) for one channel.
+
+    16 bits are scaled to 8 by their full range. Of several pages or frames the first is read. Pixels are taken as
+    stored and an EXIF rotation is not applied, because COCO annotations refer to the stored pixels; the one exception
+    is a declared `size` that fits only the rotated image, as some annotation tools write it.
 
     Args:
         path: of the file.
         size: height and width that the annotations declare.
+        channels: of the result.
+        upright: turn the image as its EXIF data says, whatever the declared size.
 
     Raises:
-        DataError: the file is missing, is not an image, or has another size.
+        DataError: the file is missing, is not an image, or has another size or other channels.
     """
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        advice = "; check the folder of the data set's images" if isinstance(error, FileNotFoundError) else ""
-        raise DataError(f"{path}: image cannot be read ({error.strerror}){advice}") from error
-    # imdecode raises on an empty buffer and returns None on a broken file.
-    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED) if content.size else None
-    if pixels is None or _is_cut_jpeg(content):
-        raise DataError(
-            f"{path}: not an image that OpenCV can decode, or cut short ({content.size} bytes); replace the file"
-        )
-    image = _as_rgb(pixels, path)
-    if size is None or image.shape[:2] == tuple(size):
-        return image
-    rotated = cv2.imdecode(content, cv2.IMREAD_COLOR)  # this one applies EXIF
-    if rotated is not None and rotated.shape[:2] == tuple(size):
-        return cv2.cvtColor(rotated, cv2.COLOR_BGR2RGB)
+        raise DataError(f"{path}: image cannot be read ({error.strerror}){_advice(path, error)}") from error
+    try:
+        image = _with_channels(_decoded(content, channels), channels)
+        turned = image
+        if upright or (size is not None and image.shape[:2] != tuple(size)):
+            turned = turned_upright(image, _orientation(content))
+    except (BadImage, MemoryError, cv2.error) as error:
+        reason = str(error) if isinstance(error, BadImage) else why_unreadable(content)
+        raise DataError(f"{path}: {reason}") from None
+    if upright or size is None or turned.shape[:2] == tuple(size):
+        return turned
     raise DataError(
         f"{path}: image is {image.shape[1]} x {image.shape[0]} (width x height), but the annotations declare "
         f"{size[1]} x {size[0]}; annotations of a resized copy do not fit, correct the one or the other"
     )
 
 
-def _is_cut_jpeg(file: np.ndarray) -> bool:
-    """Whether a JPEG lacks its end: up to OpenCV 4.10, the missing part is made grey without a word."""
-    if bytes(file[:2]) != _JPEG_START or bytes(file[-2:]) == _JPEG_END:
-        return False
-    content = file.tobytes()
-    at = len(_JPEG_START)
-    # Segments that say their length, up to the first scan; a preview among them may have an end of its own.
-    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"\xda", b"\xd9"):
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big") if content[at + 1] != 0xFF else 1
-    # In scans, 0xff is followed by 0 or a restart marker; what follows the end (padding, a maker's data) is allowed.
-    return content.find(_JPEG_END, at) < 0
+def turned_upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undo one of EXIF's eight orientations of (h, w, C); unknown numbers leave the image as it is."""
+    if orientation not in range(2, 9):
+        return image
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return np.ascontiguousarray(image[rows, columns])
 
 
-def _as_rgb(pixels: np.ndarray, path: Path) -> np.ndarray:
+def eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """uint16 to uint8 by the full range, rounded to the nearest; uint8 as it is.
+
+    Raises:
+        BadImage: pixels of another type.
+    """
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        # In uint16, as an image of a gigabyte has no room for a wider copy: x · 255 / 65535 is x / 257.
+        return (pixels // 257 + (pixels % 257 > 128)).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise DataError(f"{path}: pixels are {pixels.dtype}; convert the image to 8 or 16 bits a channel")
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-    conversion = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
-    if conversion is None:
-        raise DataError(f"{path}: image has {channels} channels; grey, RGB and RGBA are read")
-    return cv2.cvtColor(pixels, conversion)
+        raise BadImage(
+            f"pixels are {pixels.dtype}; convert the image to 8 or 16 bits a channel, with the range of values you want"
+        )
+    return pixels
+
+
+def _advice(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "; check the folder of the images"
+    if isinstance(error, IsADirectoryError):
+        return "; it is a folder with an image's name"
+    return "; see to its owner and mode" if isinstance(error, PermissionError) else ""
+
+
+def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
+    """Stored pixels (h, w, c), colours in the order R G B A."""
+    start = content[:16].tobytes()
+    if start.startswith(NUMPY_FILE):
+        return _from_numpy(content)
+    if tiff.is_tiff(start):
+        return eight_bits(tiff.read_tiff(content, channels))
+    if start.startswith(_GIF):
+        return _from_pillow(content)
+    pixels = decoded_by_opencv(content)
+    if pixels is None and _AVIF in start:
+        return _from_pillow(content)  # not every build of OpenCV knows it
+    if pixels is None or cut_jpeg(content):
+        raise BadImage(why_unreadable(content))
+    return eight_bits(pixels)
+
+
+def _from_pillow(content: np.ndarray) -> np.ndarray:
+    """The first frame as RGB, or RGBA where some of it is transparent."""
+    try:
+        with PIL.Image.open(io.BytesIO(content.tobytes()), formats=("GIF", "AVIF")) as image:
+            clear = "transparency" in image.info or image.mode == "RGBA"
+            return np.array(image.convert("RGBA" if clear else "RGB"))
+    except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError):
+        raise BadImage(why_unreadable(content)) from None
+
+
+def _from_numpy(content: np.ndarray) -> np.ndarray:
+    try:
+        pixels = np.load(io.BytesIO(content.tobytes()), allow_pickle=False)
+    except (ValueError, EOFError, SyntaxError, OSError) as error:
+        raise BadImage(f"not an array that NumPy reads ({error}); write it again by numpy.save") from None
+    if pixels.ndim not in (2, 3) or not pixels.size:
+        raise BadImage(f"the array has the shape {pixels.shape}; an image is (height, width, channels)")
+    native = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
+    return eight_bits(native if native.ndim == 3 else native[..., None])
+
+
+def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """(h, w, c) to (h, w, channels)."""
+    there = pixels.shape[2]
+    if there == channels:
+        return pixels
+    conversions = {
+        (1, 3): cv2.COLOR_GRAY2RGB,
+        (4, 3): cv2.COLOR_RGBA2RGB,
+        (3, 1): cv2.COLOR_RGB2GRAY,
+        (4, 1): cv2.COLOR_RGBA2GRAY,
+    }
+    if (there, channels) in conversions:
+        converted = cv2.cvtColor(pixels, conversions[there, channels])
+        return converted if converted.ndim == 3 else converted[..., None]
+    if there == 2 and channels in (1, 3):
+        return np.repeat(pixels[..., :1], channels, axis=2)
+    kind = f" ({_COLOURS[there]})" if there in _COLOURS else ""
+    remedy = f"set 'channels: {there}' for such images, or write files of {channels} channels"
+    if channels not in (1, 3):
+        remedy += f" ({'RGBA, ' if channels == 4 else ''}a TIFF of {channels} bands, or .npy)"
+    raise BadImage(f"image has {there} channel{'' if there == 1 else 's'}{kind}, but {channels} are read; {remedy}")
+
+
+def _orientation(content: np.ndarray) -> int:
+    """EXIF's number for how the stored pixels are turned; 1 is upright.
+
+    Only the header is read, by Pillow's own reader of each format: `PIL.Image.open` refuses large images.
+    """
+    start = content[:16].tobytes()
+    if tiff.is_tiff(start):
+        return tiff.orientation(content)
+    readers = {b"\xff\xd8": ("JPEG",), b"\x89PNG": ("PNG",), b"RIFF": ("WEBP",)}
+    known = next((formats for signature, formats in readers.items() if start.startswith(signature)), None)
+    if known is None:
+        return 1
+    PIL.Image.preinit()
+    if known[0] not in PIL.Image.OPEN:
+        PIL.Image.init()
+    try:
+        with PIL.Image.OPEN[known[0]][0](io.BytesIO(content.tobytes()), "") as header:
+            return int(header.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError):
+        return 1  # the pixels are whole, and what stands beside them is not

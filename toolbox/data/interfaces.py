@@ -18,7 +18,7 @@ from toolbox.structures import Skeleton
 
 PixelEdit = Callable[[np.ndarray], np.ndarray]
 
-IMAGENET_GREY = (124, 116, 104)  # close to zero once normalised
+IMAGENET_GREY: tuple[int, ...] = (124, 116, 104)  # close to zero once normalised
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Sample:
     """One image with its objects.
 
     Attributes:
-        image: (h, w, 3) uint8, RGB.
+        image: (h, w, C) uint8; RGB unless the data set says another number of `channels`.
         boxes: (G, 4) float32.
         labels: (G,) int64, 0 … K-1.
         crowd: (G,) bool, regions that hold several objects.
@@ -48,8 +48,8 @@ class Sample:
     original_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
-            raise ValueError(f"image is (h, w, 3) uint8, not {self.image.shape} {self.image.dtype}")
+        if self.image.ndim != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image is (h, w, C) uint8, not {self.image.shape} {self.image.dtype}")
         count = len(self.boxes)
         for name in ("labels", "crowd", "area", "masks", "keypoints"):
             value = getattr(self, name)
@@ -103,17 +103,18 @@ class View:
         height: of the canvas.
         width: of the canvas.
         matrix: (2, 3), source pixels to canvas pixels.
-        fill: RGB where the canvas lies outside the image.
-        edits: applied to the canvas in order, each (h, w, 3) uint8 to the same.
+        fill: value of each channel where the canvas lies outside the image; three are repeated in turn for more
+            channels, and averaged for one.
+        edits: applied to the canvas in order, each (h, w, C) uint8 to the same.
     """
 
     height: int
     width: int
     matrix: np.ndarray = field(default_factory=lambda: np.eye(2, 3))
-    fill: tuple[int, int, int] = IMAGENET_GREY
+    fill: tuple[int, ...] = IMAGENET_GREY
     edits: tuple[PixelEdit, ...] = ()
 
-    def moved(self, matrix: np.ndarray, height: int, width: int, *, fill: tuple[int, int, int] | None = None) -> View:
+    def moved(self, matrix: np.ndarray, height: int, width: int, *, fill: tuple[int, ...] | None = None) -> View:
         """Follow the map so far with `matrix`, onto a new canvas."""
         composed = matrix[:, :2] @ self.matrix
         composed[:, 2] += matrix[:, 2]
@@ -129,7 +130,8 @@ class Transform(Protocol):
     """A random augmentation: `__init__(*, settings…)`.
 
     It sees the view, not the pixels: it draws from `rng` and returns the view moved (geometry), edited (colours), or as
-    it was. Boxes, masks and keypoints follow the view's map by themselves.
+    it was. Boxes, masks and keypoints follow the view's map by themselves. One that can edit only images of some
+    numbers of channels names them in an attribute `channels: tuple[int, ...]`.
     """
 
     def __call__(self, view: View, rng: np.random.Generator) -> View: ...

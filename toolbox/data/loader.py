@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from toolbox.data.batching import Key, global_batches
 from toolbox.data.geometry import apply_view, scaling
-from toolbox.data.interfaces import Dataset, Sample, Transform, View
+from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_of
 from toolbox.data.resize import Resize
 from toolbox.data.worker import prepare_worker, signals_held_back
-from toolbox.errors import ToolboxError
+from toolbox.errors import DataError, ToolboxError
 from toolbox.masks import InstanceMasks
 from toolbox.plugins import Loaded
 from toolbox.structures import Batch, Targets
@@ -162,6 +162,7 @@ class _Source(torch.utils.data.Dataset[Any]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         sample = self.dataset.load(index)
+        _check_channels(sample, self.dataset)
         view = View(*sample.image.shape[:2])
         if self.transforms is None:
             view = _resized(view, self.resize, None)
@@ -179,6 +180,15 @@ class _Source(torch.utils.data.Dataset[Any]):
             return collate([self[key] for key in keys])
         except ToolboxError as error:
             return error
+
+
+def _check_channels(sample: Sample, dataset: Dataset) -> None:
+    there, said = sample.image.shape[2], channels_of(dataset)
+    if there != said:
+        raise DataError(
+            f"image {sample.image_id}: {type(dataset).__name__} gives {there} channels, but its 'channels' says {said}"
+            f"; set the attribute 'channels' of the data set to {there}, or give images of {said}"
+        )
 
 
 def _restored(_: Loaded, state: dict[str, Any]) -> _Source:

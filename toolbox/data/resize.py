@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,20 +72,43 @@ def resized_size(height: int, width: int, short: int, longest: int, method: Resi
 
 
 def scale_pixels(image: np.ndarray, height: int, width: int, method: ResizeMethod = "cv2") -> np.ndarray:
-    """Bilinear resize of (h, w, 3) uint8 to (height, width, 3) uint8; the image itself when it has that size."""
+    """Bilinear resize of (h, w, C) uint8 to (height, width, C) uint8; the image itself when it has that size."""
     if image.shape[:2] == (height, width):
         return image
     if method == "cv2":
-        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        return in_groups(image, lambda part: cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), most=4)
     if method == "pil":
-        return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        # Pillow takes other numbers of channels for colours with alpha, by which it would multiply them.
+        return in_groups(image, lambda part: _by_pillow(part, height, width), most=3 if image.shape[2] == 3 else 1)
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     resized = torch.nn.functional.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
     return resized[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
 
 
+def in_groups(image: np.ndarray, function: Callable[[np.ndarray], np.ndarray], *, most: int) -> np.ndarray:
+    """Apply what knows only images of a few channels to (h, w, C), `most` channels at a time.
+
+    Args:
+        image: (h, w, C).
+        function: (h, w, c ≤ most) → (H, W, c), or (H, W) where c is 1.
+        most: channels that it takes.
+
+    Returns:
+        (H, W, C).
+    """
+    starts = range(0, image.shape[2], most)
+    parts = [image] if len(starts) == 1 else [np.ascontiguousarray(image[..., i : i + most]) for i in starts]
+    done = [part if part.ndim == 3 else part[..., None] for part in map(function, parts)]
+    return done[0] if len(done) == 1 else np.concatenate(done, axis=2)
+
+
+def _by_pillow(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    plain = image[..., 0] if image.shape[2] == 1 else image
+    return np.array(Image.fromarray(plain).resize((width, height), Image.Resampling.BILINEAR))
+
+
 def resize_image(image: np.ndarray, resize: Resize | None) -> np.ndarray:
-    """Bring an image (h, w, 3) uint8 to network size, as evaluation does; None keeps its size."""
+    """Bring an image (h, w, C) uint8 to network size, as evaluation does; None keeps its size."""
     if resize is None:
         return image
     return scale_pixels(image, *resize.size(*image.shape[:2]), resize.method)

@@ -53,7 +53,7 @@ class VerticalFlip:
 class RandomCrop:
     """Crop of a fixed size at a random place; an image smaller than it is padded at the right and bottom."""
 
-    def __init__(self, *, height: int, width: int, fill: tuple[int, int, int] = IMAGENET_GREY) -> None:
+    def __init__(self, *, height: int, width: int, fill: tuple[int, ...] = IMAGENET_GREY) -> None:
         self.height, self.width = _check_canvas(height, width)
         self.fill = fill
 
@@ -76,7 +76,7 @@ class ScaleJitter:
         width: int = 1024,
         min_scale: float = 0.1,
         max_scale: float = 2.0,
-        fill: tuple[int, int, int] = IMAGENET_GREY,
+        fill: tuple[int, ...] = IMAGENET_GREY,
     ) -> None:
         self.height, self.width = _check_canvas(height, width)
         if not 0 < min_scale <= max_scale:
@@ -95,7 +95,7 @@ class ScaleJitter:
         return _cropped(scaled, self.height, self.width, self.fill, rng)
 
 
-def _cropped(view: View, height: int, width: int, fill: tuple[int, int, int], rng: np.random.Generator) -> View:
+def _cropped(view: View, height: int, width: int, fill: tuple[int, ...], rng: np.random.Generator) -> View:
     top = int(rng.integers(max(view.height - height, 0), endpoint=True))
     left = int(rng.integers(max(view.width - width, 0), endpoint=True))
     return view.moved(translation(-left, -top), height, width, fill=fill)

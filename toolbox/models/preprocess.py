@@ -36,20 +36,23 @@ class Preprocess(nn.Module):
         original_sizes: Sequence[tuple[int, int]] | None = None,
         image_ids: Sequence[int] = (),
     ) -> ImageBatch:
-        """Images (3, h, w) uint8 of different sizes → (N, 3, H, W), top left aligned, zero on padding.
+        """Images (C, h, w) uint8 of different sizes → (N, C, H, W), top left aligned, zero on padding.
 
         Raises:
-            ValueError: another number of sizes or ids than of images, or none.
+            ValueError: another number of sizes or ids than of images, or none; or images of other channels.
         """
         for name, values in (("original_sizes", original_sizes), ("image_ids", image_ids)):
             if values and len(values) != len(images):
                 raise ValueError(f"{len(images)} images, but {len(values)} {name}")
         if not images:
             raise ValueError("there is no image in the batch")
+        channels = self.factor.shape[0]
+        other = [tuple(image.shape) for image in images if image.shape[0] != channels]
+        if other:  # a single channel would be broadcast to all
+            raise ValueError(f"an image is {other[0]}, but the model reads ({channels}, height, width)")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = (-(-max(size[axis] for size in sizes) // self.divisor) * self.divisor for axis in range(2))
         device = self.factor.device
-        channels = self.factor.shape[0]
         tensor = torch.zeros(len(images), channels, height, width, device=device, dtype=self.factor.dtype)
         tensor = tensor.contiguous(memory_format=torch.channels_last)
         for row, image, (h, w) in zip(tensor, images, sizes, strict=True):
