@@ -330,7 +330,7 @@ def test_a_component_that_does_not_state_what_its_family_does_is_named(monkeypat
         (
             "engine: {type: Diesel}\nweight: !!python/object:os.system 3",
             "car.yaml:2:9: weight: tag tag:yaml.org,2002:python/object:os.system has no meaning here; "
-            "a config is plain data",
+            "a config is plain data, remove it",
         ),
         (
             "engine: &e {type: Diesel, <<: *e}",
@@ -338,7 +338,8 @@ def test_a_component_that_does_not_state_what_its_family_does_is_named(monkeypat
         ),
         (
             "engine: {type: Diesel\nweight: 3",
-            "car.yaml:2:7: expected ',' or '}', but got ':' (while parsing a flow mapping that starts at 1:9)",
+            "car.yaml:2:7: expected ',' or '}', but got ':': the '{' that starts at 1:9 is not closed; "
+            "close it with '}'",
         ),
     ],
 )
@@ -380,7 +381,7 @@ def test_an_override_with_nothing_after_the_sign_is_null() -> None:
         ),
         ("gears.5=3", "command line: gears.5=3: the list has entries 0 … 1, not '5'"),
         ("weight.x=3", "command line: weight.x=3: weight is 2, which has no entries"),
-        ("weight", "command line: weight: expected key=value, e.g. train.lr=0.01"),
+        ("weight", "command line: weight: expected key=value without spaces, e.g. train.lr=0.01"),
         ("engine={type: Diesel, cylinders: x}", "command line: engine.cylinders: expected int, got 'x'"),
     ],
 )

@@ -7,6 +7,7 @@ they say.
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from toolbox.plan import (
     spell,
 )
 from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
-from toolbox.yaml_nodes import Findings, Node
+from toolbox.yaml_nodes import Findings, Node, Place
 
 INVALID: Any = object()  # stands for a value whose problem has been noted
 
@@ -51,14 +52,17 @@ def check(
         advice: said with every name that is not registered, e.g. which plugin failed to import.
         families: where a name of another family is looked for.
     """
-    return _Checker(findings, advice, families).plan(node, cls, key)
+    return _Checker(findings, advice, families, (cls, node)).plan(node, cls, key)
 
 
 class _Checker:
-    def __init__(self, findings: Findings, advice: str, families: Mapping[str, Registry]) -> None:
+    def __init__(
+        self, findings: Findings, advice: str, families: Mapping[str, Registry], root: tuple[type, Node]
+    ) -> None:
         self.findings = findings
         self.advice = advice
         self.families = families
+        self.root = root
 
     # Classes
 
@@ -89,7 +93,8 @@ class _Checker:
             elif name in signature.wired:
                 self.findings.add(place, key, f"'{name}' is filled in by the builder; remove it")
             elif not (family and name == "type"):
-                self.findings.add(place, key, _unknown(cls, name, node, signature))
+                message = _unknown(cls, name, node, signature, self.root)
+                self.findings.add(place, key, message + _left_over(cls, key, node, place))
         for name, setting in signature.settings.items():
             inner = f"{key}.{name}".lstrip(".")
             component = component_of(setting.annotation)
@@ -173,16 +178,19 @@ class _Checker:
             return None
         trials = []
         for choice in choices:
-            trial = _Checker(Findings(), self.advice, self.families)
+            trial = _Checker(Findings(), self.advice, self.families, self.root)
             value = trial.annotated(node, choice, key, default)
             if not trial.findings:
                 return value
             trials.append((choice, trial.findings))
-        fitting = [found for choice, found in trials if _shape(choice) == _shape_of(node)]
-        if len(fitting) == 1 and (node.is_mapping or node.is_list):
+        fitting = sorted((found for choice, found in trials if _shape(choice) == _shape_of(node)), key=len)
+        nearest = len(fitting) == 1 or (len(fitting) > 1 and len(fitting[0]) < len(fitting[1]))
+        if nearest and (node.is_mapping or node.is_list):
             self.findings.extend(fitting[0])
             return INVALID
-        return self._expected(node, key, spell(annotation).replace(" | ", " or "))
+        parts = [part for part in choices if part in ordinary_classes(part)]
+        more = "".join(f"; {part.__name__} is a mapping of {', '.join(signature_of(part).settings)}" for part in parts)
+        return self._expected(node, key, spell(annotation).replace(" | ", " or "), more)
 
     def _literal(self, node: Node, choices: tuple[Any, ...], key: str) -> Any:
         for choice in choices:
@@ -190,7 +198,8 @@ class _Checker:
                 return choice
         near = did_you_mean(str(node.value), [choice for choice in choices if isinstance(choice, str)])
         expected = " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(repr, choices))}"
-        return self._expected(node, key, expected, near)
+        numbers = [choice for choice in choices if str(choice) == node.value]
+        return self._expected(node, key, expected, _unquoted(node.value) if numbers else near)
 
     def _scalar(self, node: Node, kind: Any, key: str) -> Any:
         value = node.value
@@ -202,7 +211,7 @@ class _Checker:
             return value
         if kind is bool:
             return self._expected(node, key, "bool (true or false)")
-        hint = f"; quote it: '{value}'" if kind is str and isinstance(value, (bool, int, float)) else ""
+        hint = f"; quote it: '{value}'" if kind is str and isinstance(value, (bool, int, float)) else _unquoted(value)
         return self._expected(node, key, kind.__name__, hint)
 
     def _mapping(self, node: Node, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
@@ -241,6 +250,12 @@ class _Checker:
     def _wrong(self, node: Node, key: str, message: str) -> Any:
         self.findings.add(node.place, key, message)
         return INVALID
+
+
+def _unquoted(value: Any) -> str:
+    """What to write instead of a text that was meant as a number."""
+    number = value.replace(",", ".", 1) if isinstance(value, str) else ""
+    return f"; write {number} without quotes" if re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", number) else ""
 
 
 def _a(noun: str) -> str:
@@ -287,13 +302,27 @@ def _unfinished(cls: type, family: Registry, method: str) -> str:
     return f"{cls.__name__} has no method '{method}'; every {family.family} needs {needed} ({file})"
 
 
-def _unknown(cls: type, name: Any, node: Node, signature: Signature) -> str:
+def _left_over(cls: type, key: str, node: Node, place: Place) -> str:
+    """What to do about an argument in the file where the command line has changed the type."""
+    named = node.value.get("type")
+    if named is None or not named.place.is_override or place.is_override:
+        return ""
+    return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
+
+
+def _unknown(cls: type, name: Any, node: Node, signature: Signature, root: tuple[type, Node]) -> str:
     """The message about an argument that `cls` has not: where it belongs, or what is spelled like it."""
     message = f"{cls.__name__} has no argument '{name}'"
     if name == "type":
         return f"{message}; it is always {cls.__name__} here, remove it"
     path = _belongs(str(name), signature, node)
-    return f"{message}; did you mean '{path}'?" if path else message + did_you_mean(str(name), signature.settings)
+    if path:
+        return f"{message}; did you mean '{path}'?"
+    near = did_you_mean(str(name), signature.settings)
+    if not near and node is not root[1]:
+        path = _belongs(str(name), signature_of(root[0]), root[1], depth=1)
+        near = f"; did you mean '{path}'?" if path else ""
+    return message + (near or f"; it has {', '.join(signature.settings) or 'none'}")
 
 
 def _belongs(name: str, signature: Signature, node: Node | None, depth: int = _DEPTH) -> str:

@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from toolbox.foreign_names import REMARKS, own_name
+
 
 class ToolboxError(Exception):
     """Base of all errors caused by input: YAML, annotation file, image, checkpoint, command line."""
@@ -54,7 +56,15 @@ class DeviceError(ToolboxError):
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return `"; did you mean 'ResNet'?"` for the nearest candidate, or an empty string."""
+    """Return `"; did you mean 'ResNet'?"` for what is meant by `name`, or an empty string.
+
+    Another project's name for one of the candidates comes before what is only spelled alike.
+    """
+    if name in REMARKS:
+        return f"; {REMARKS[name]}"
     by_lower = {candidate.lower(): candidate for candidate in candidates}
+    own, more = own_name(name)
+    if own.lower() in by_lower:
+        return f"; did you mean '{by_lower[own.lower()]}'?{f' ({more})' if more else ''}"
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[near[0]]}'?" if near else ""

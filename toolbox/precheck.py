@@ -15,6 +15,7 @@ from toolbox import catalogue
 from toolbox.config import check
 from toolbox.errors import ConfigError, Problem, did_you_mean
 from toolbox.plugins import GROUP
+from toolbox.yaml_hints import undecodable
 from toolbox.yaml_nodes import Findings, Node, apply_override, parse
 
 
@@ -44,12 +45,15 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(str(path), "", f"not UTF-8 text (byte {error.start})")]) from error
+        line, column, message = undecodable(path.read_bytes(), error)
+        raise ConfigError([Problem(f"{path}:{line}:{column}", "", message)]) from error
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         if path.is_dir():
             inside = sorted(path.glob("*.y*ml"))
             near = f"; did you mean '{inside[0]}'?" if inside else ""
+        elif not near and not path.is_absolute():
+            near = f" (paths are relative to the current folder, {Path.cwd()})"
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
 

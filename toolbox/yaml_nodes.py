@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from toolbox.errors import ConfigError, Problem
+from toolbox.yaml_hints import explained
 
 COMMAND_LINE = "command line"
 
@@ -159,7 +160,8 @@ def parse(text: str, source: str, findings: Findings) -> Node:
         raise ConfigError([Problem(source, "", f"the file is empty; {_SECTIONS}")])
     node = _Converter(lambda mark: Place(0, mark.line + 1, mark.column + 1, source), findings).convert(root, "")
     if not node.is_mapping:
-        message = f"expected a mapping, got {node.describe()}; {_SECTIONS}"
+        python = " (this looks like Python; a config is YAML)" if source.endswith(".py") else ""
+        message = f"expected a mapping, got {node.describe()}{python}; {_SECTIONS}"
         raise ConfigError([Problem(str(node.place), "", message)])
     return node
 
@@ -169,7 +171,8 @@ def apply_override(root: Node, override: str, number: int, findings: Findings) -
     path, separator, text = override.partition("=")
     place = Place.on_command_line(number, override)
     if not separator or not path or not all(path.split(".")):
-        findings.add(place, "", "expected key=value, e.g. train.lr=0.01")
+        written = override.replace(":", "=", 1) if re.match(r"[\w.]+:", override) else "train.lr=0.01"
+        findings.add(place, "", f"expected key=value without spaces, e.g. {written}")
         return
     try:
         composed = _compose(text, "")
@@ -224,23 +227,12 @@ def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, _Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        message = error.problem or "not YAML"
-        if "'\\t'" in message:
-            message = "a tab cannot indent or begin a value in YAML; use spaces"
-        elif error.context:
-            message = f"{message} ({error.context}{_started(error)})"
-        raise ConfigError([Problem(where, "", message)]) from error
+        line, column, message = explained(text, error)
+        raise ConfigError([Problem(f"{source}:{line}:{column}" if source else "", "", message)]) from error
     except yaml.YAMLError as error:  # a character that YAML forbids: it has an offset, no mark
         before = text[: getattr(error, "position", 0)]
         where = f"{source}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-        raise ConfigError([Problem(where, "", f"not YAML: {getattr(error, 'reason', error)}")]) from error
-
-
-def _started(error: yaml.MarkedYAMLError) -> str:
-    mark, at = error.context_mark, error.problem_mark
-    return f" that starts at {mark.line + 1}:{mark.column + 1}" if mark and at and mark.line != at.line else ""
+        raise ConfigError([Problem(where, "", f"not YAML: {getattr(error, 'reason', error)}; remove it")]) from error
 
 
 class _Converter:
@@ -254,7 +246,7 @@ class _Converter:
     def convert(self, node: yaml.Node, key: str) -> Node:
         place = self._place_of(node.start_mark)
         if node.tag not in _CORE_TAGS:
-            self._findings.add(place, key, f"tag {node.tag} has no meaning here; a config is plain data")
+            self._findings.add(place, key, f"tag {node.tag} has no meaning here; a config is plain data, remove it")
         if isinstance(node, yaml.ScalarNode):
             return Node(_scalar(node), place)
         if id(node) in self._open:
