@@ -15,7 +15,8 @@ from PIL import Image
 from toolbox.cli import main
 from toolbox.cli.wiring import wiring_lines
 from toolbox.models.builder import build_detector
-from toolbox.schema import config_from_text
+from toolbox.registry import BACKBONES
+from toolbox.schema import config_from_text, register_builtin
 from toolbox.structures import FeatureSpec, PixelStats
 
 RUN = """\
@@ -79,7 +80,7 @@ def test_check_lists_all_problems_of_file_and_command_line(config: Path, capsys:
 def test_check_finds_what_only_the_wiring_shows(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Four anchor sizes do not fit the FPN's five levels."""
     assert run("check", config, "model.rpn.anchors.sizes=[8, 16, 32, 64]") == 2
-    assert f"{config}:6:14: model.rpn.anchors: anchor sizes are given for 4 levels" in capsys.readouterr().err
+    assert f"{config}:6:22: model.rpn.anchors.sizes: sizes are given for 4 levels" in capsys.readouterr().err
 
 
 def test_check_names_data_files_that_are_not_there(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from toolbox.data.interfaces import Sample
 from toolbox.errors import ConfigError
-from toolbox.models.builder import check_ground_truth
+from toolbox.models.builder import check_ground_truth, check_wiring
 from toolbox.schema import config_from_text
 
 RUN = """\
@@ -53,3 +53,24 @@ def test_a_data_set_with_masks_fits_and_without_a_mask_head_nothing_is_asked() -
     config = config_from_text(RUN, "run.yaml")
     check_ground_truth(config, config.data.train.build(length=1))
     check_ground_truth(config_from_text(RUN, "run.yaml", ["model.instance={}"]), Boxes())
+
+
+def test_stages_that_do_not_fit_are_named_together() -> None:
+    wrong = ["model.rpn.anchors.sizes=[8, 16]", "model.instance.mask.extractor.output_size=0"]
+    with pytest.raises(ConfigError) as caught:
+        check_wiring(config_from_text(RUN, "run.yaml", wrong), classes=["a"])
+    assert [problem.key for problem in caught.value.problems] == wrong
+
+
+def test_wiring_is_checked_without_reading_weights_but_not_without_seeing_that_they_are_there() -> None:
+    config = config_from_text(RUN, "run.yaml", ["model.backbone={type: ResNet, weights: none.pth}"])
+    with pytest.raises(ConfigError, match="none.pth: no such weight file"):
+        check_wiring(config, classes=["a"])
+    model = check_wiring(config, classes=["a"], weights=False)
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_images_of_other_channels_need_a_backbone_that_reads_them() -> None:
+    config = config_from_text(RUN, "run.yaml")
+    model = check_wiring(config, classes=["a"], channels=5)
+    assert model.backbone.conv1.weight.shape[1] == len(model.backbone.pixels.mean) == 5 and model.channels == 5

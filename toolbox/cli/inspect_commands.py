@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from toolbox.data.counts import ObjectCounts
     from toolbox.plan import Plan
     from toolbox.schema import Config
-
-T = TypeVar("T")
 
 _CLASSES_SHOWN = 12
 
@@ -43,15 +41,16 @@ def check(
     config = _config_file(config)
     precheck(config, overrides or ())
     from toolbox.engine.progress import counted
+    from toolbox.models.builder import attempt
     from toolbox.schema import load_config
 
     with _collected_warnings() as notes:
         checked = load_config(config, overrides or ())
         sets, problems = _open_data(checked) if data else ({}, [])
         counts = {name: _counted(checked, name, dataset, problems) for name, dataset in sets.items()}
-        model = _attempt(problems, lambda: _build_on_meta(checked, sets))
+        model = attempt(problems, lambda: _build_on_meta(checked, sets))
         # Once more, as the first missing file would hide what is wrong with the stages behind it.
-        _attempt(problems, lambda: _build_on_meta(checked, sets, find_weights=True))
+        attempt(problems, lambda: _build_on_meta(checked, sets, weights=True))
         problems += _training_problems(checked, sets, model)
     problems += _class_problems(checked, sets)
     if strict:
@@ -157,15 +156,6 @@ def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
     return sets, problems
 
 
-def _attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
-    """What `build` makes, or None with its problems added."""
-    try:
-        return build()
-    except ConfigError as error:
-        problems += error.problems
-    return None
-
-
 def _counted(config: Config, name: str, dataset: Any, problems: list[Problem]) -> ObjectCounts | None:
     from toolbox.data.counts import count_objects
 
@@ -197,15 +187,15 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     from toolbox.engine.job import check_objects
     from toolbox.engine.optim import build_optimizer
     from toolbox.inference.predictor import choose_device
-    from toolbox.models.builder import check_ground_truth
+    from toolbox.models.builder import attempt, check_ground_truth
 
     problems: list[Problem] = []
     settings = config.train
     for transform in config.data.transforms:
-        _attempt(problems, transform.build)
-    _attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
+        attempt(problems, transform.build)
+    attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
     if model is not None:
-        _attempt(problems, lambda: build_optimizer(config, model))
+        attempt(problems, lambda: build_optimizer(config, model))
     if "train" in sets:
         try:
             check_objects(config, sets["train"])
@@ -213,7 +203,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
             problems.append(Problem("", "", str(error)))
         # An image that cannot be read was reported when the objects were counted.
         with suppress(DataError, OSError):
-            _attempt(problems, lambda: check_ground_truth(config, sets["train"]))
+            attempt(problems, lambda: check_ground_truth(config, sets["train"]))
     try:
         choose_device(settings.device)
     except DeviceError as error:
@@ -248,25 +238,18 @@ def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
     return []
 
 
-def _build_on_meta(config: Config, sets: dict[str, Any], *, find_weights: bool = False) -> Any:
-    import torch
-
+def _build_on_meta(config: Config, sets: dict[str, Any], *, weights: bool = False) -> Any:
     from toolbox.data.interfaces import channels_of
-    from toolbox.models.backbones.weights import finding_pretrained
-    from toolbox.models.builder import build_detector
+    from toolbox.models.builder import check_wiring
 
     dataset = sets.get("train") or sets.get("val")
-    classes = dataset.classes if dataset else ("object",)
-    finding = finding_pretrained() if find_weights else nullcontext()
-    with torch.device("meta"), finding, warnings.catch_warnings():
-        # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
-        warnings.filterwarnings("ignore", message=".*which is a no-op")
-        return build_detector(
-            config,
-            classes=classes,
-            skeleton=dataset.skeleton if dataset else _any_skeleton(),
-            channels=channels_of(dataset),
-        )
+    return check_wiring(
+        config,
+        classes=dataset.classes if dataset else ("object",),
+        skeleton=dataset.skeleton if dataset else _any_skeleton(),
+        channels=channels_of(dataset),
+        weights=weights,
+    )
 
 
 def _any_skeleton() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -21,7 +21,7 @@ from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, Problem
 from toolbox.inference.loading import model_metadata
 from toolbox.inference.predictor import choose_device
-from toolbox.models.builder import build_detector, check_ground_truth
+from toolbox.models.builder import build_detector, check_ground_truth, check_wiring
 from toolbox.plan import Plan
 from toolbox.plugin_records import keep_files
 from toolbox.schema import Config, Schedule
@@ -112,10 +112,15 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     check_objects(config, train_set)
     check_ground_truth(config, train_set)
 
+    known: dict[str, Any] = {
+        "classes": train_set.classes,
+        "skeleton": train_set.skeleton,
+        "channels": channels_of(train_set),
+    }
+    check_wiring(config, **known)
+
     seed_step(settings.seed, -1)  # the moment before the first step
-    model = build_detector(
-        config, classes=train_set.classes, skeleton=train_set.skeleton, channels=channels_of(train_set)
-    )
+    model = build_detector(config, **known)
     model.to(device).train()
     optimizer = build_optimizer(config, model)
     dtype = autocast_type(device, settings.amp)

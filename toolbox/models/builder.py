@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
 from toolbox.errors import ConfigError, Problem
+from toolbox.models.backbones.weights import finding_pretrained
 from toolbox.models.box_branch import TestSettings
 from toolbox.models.detector import RCNN
 from toolbox.plan import Plan
@@ -16,6 +20,8 @@ from toolbox.structures import FeatureSpec, RoIShape, Skeleton
 
 if TYPE_CHECKING:
     from toolbox.schema import Config
+
+T = TypeVar("T")
 
 _LOOKED_AT = 16  # images, to see what a data set has
 _REMEDIES = {
@@ -55,6 +61,28 @@ def build_detector(
     return detector.to(memory_format=torch.channels_last)
 
 
+def check_wiring(
+    config: Config, *, classes: Sequence[str], skeleton: Skeleton | None = None, channels: int = 3, weights: bool = True
+) -> nn.Module:
+    """Build the model without memory, so that nothing is read, made or downloaded before every stage is known to fit.
+
+    Args:
+        config, classes, skeleton, channels: as `build_detector` takes them.
+        weights: also see that the files and names of pretrained weights exist.
+
+    Returns:
+        The detector on the meta device.
+
+    Raises:
+        ConfigError: what does not fit, or is not there.
+    """
+    finding = finding_pretrained() if weights else nullcontext()
+    with torch.device("meta"), finding, warnings.catch_warnings():
+        # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
+        warnings.filterwarnings("ignore", message=".*which is a no-op")
+        return build_detector(config, classes=classes, skeleton=skeleton, channels=channels)
+
+
 def check_ground_truth(config: Config, dataset: Any) -> None:
     """See that the training set has what the heads cannot train without (their class attribute `needs`).
 
@@ -87,6 +115,15 @@ def check_ground_truth(config: Config, dataset: Any) -> None:
         raise ConfigError(problems)
 
 
+def attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
+    """What `build` makes, or None with its problems added."""
+    try:
+        return build()
+    except ConfigError as error:
+        problems += error.problems
+    return None
+
+
 def _plans(value: Any) -> Iterator[Plan]:
     """The plans in a value, from the outside in."""
     if isinstance(value, Mapping):
@@ -107,21 +144,33 @@ def _build_rcnn(
     neck = plan["neck"].build(in_features=backbone.out_features) if plan["neck"] is not None else None
     features = backbone.out_features if neck is None else neck.out_features
 
-    rpn = _build_rpn(plan["rpn"], features)
-    box_extractor = plan["box"]["extractor"].build(in_features=features)
-    roi_stage = plan["roi_stage"] and plan["roi_stage"].build(in_shape=box_extractor.out_shape)
-    pooled: RoIShape = (roi_stage or box_extractor).out_shape
-    box = plan["box"].build(
-        num_classes=num_classes,
-        test=test,
-        extractor=box_extractor,
-        head=plan["box"]["head"].build(in_shape=pooled, num_classes=num_classes),
-    )
+    # What follows depends on the maps alone, so that the problems of all of it can come together.
+    problems: list[Problem] = []
+    rpn = attempt(problems, lambda: _build_rpn(plan["rpn"], features))
+    regions = attempt(problems, lambda: _build_regions(plan, features))
+    if regions is None:
+        raise ConfigError(problems)
+    box_extractor, roi_stage, pooled = regions
+    box = attempt(problems, lambda: _build_box(plan["box"], box_extractor, pooled, num_classes, test))
     instance = {
-        name: _build_instance(branch, features, pooled, num_classes, skeleton)
+        name: attempt(problems, partial(_build_instance, branch, features, pooled, num_classes, skeleton))
         for name, branch in (plan["instance"] or {}).items()
     }
+    if problems:
+        raise ConfigError(problems)
     return plan.build(backbone=backbone, neck=neck, rpn=rpn, roi_stage=roi_stage, box=box, instance=instance)
+
+
+def _build_regions(plan: Plan, features: dict[str, FeatureSpec]) -> tuple[Any, Any, RoIShape]:
+    """The box branch's extractor, the RoI stage or None, and what comes out of both."""
+    extractor = plan["box"]["extractor"].build(in_features=features)
+    stage = plan["roi_stage"] and plan["roi_stage"].build(in_shape=extractor.out_shape)
+    return extractor, stage, (stage or extractor).out_shape
+
+
+def _build_box(plan: Plan, extractor: Any, pooled: RoIShape, num_classes: int, test: TestSettings) -> nn.Module:
+    head = plan["head"].build(in_shape=pooled, num_classes=num_classes)
+    return plan.build(num_classes=num_classes, test=test, extractor=extractor, head=head)
 
 
 def _build_backbone(plan: Plan, channels: int) -> Any:

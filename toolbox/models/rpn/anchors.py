@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -43,15 +44,16 @@ class AnchorGenerator(nn.Module):
         per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
         if len(per_level) != len(in_features):
             raise ValueError(
-                f"anchor sizes are given for {len(per_level)} levels, but there are {len(in_features)}: "
+                f"sizes are given for {len(per_level)} levels, but there are {len(in_features)}: "
                 f"{', '.join(in_features)}; give one size (or list of sizes) per level"
             )
         if not ratios or not all(per_level):
             raise ValueError(f"{'sizes' if ratios else 'ratios'} holds an empty list; a cell has at least one anchor")
         if len({len(level) for level in per_level}) != 1:
-            raise ValueError(f"every level needs the same number of anchor sizes, got {per_level}")
-        if min(min(level) for level in per_level) <= 0 or min(ratios) <= 0:
-            raise ValueError("anchor sizes and ratios must be positive")
+            raise ValueError(f"sizes are not equally many at every level, got {per_level}; give each level as many")
+        for name, values in (("sizes", [size for level in per_level for size in level]), ("ratios", ratios)):
+            if not all(0 < value < math.inf for value in values):
+                raise ValueError(f"{name} are more than 0, got {list(values)}")
         self.strides = [spec.stride for spec in in_features.values()]
         self.num_anchors = len(per_level[0]) * len(ratios)
         self.offset = offset
