@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from toolbox import catalogue
 from toolbox.cli import main
+from toolbox.config import check
 from toolbox.errors import ToolboxError
 from toolbox.explain import explain
-from toolbox.schema import config_from_text
+from toolbox.precheck import read_nodes
+from toolbox.schema import RunConfig, config_from_text
+from toolbox.yaml_nodes import Findings
 
 TEXT = """\
 model:
@@ -30,7 +35,12 @@ train: {steps: 10, lr: 0.1}
 
 
 def lines(key: str, *overrides: str) -> list[str]:
-    return explain(config_from_text(TEXT, "run.yaml", overrides).plan, key)
+    """What is explained, from the components and from the record of them alike."""
+    said = explain(config_from_text(TEXT, "run.yaml", overrides).plan, key)
+    known, findings = catalogue.read(json.loads(json.dumps(catalogue.record(RunConfig)))), Findings()
+    root = read_nodes(TEXT, "run.yaml", overrides, findings)
+    assert explain(check(root, known.root, findings, families=known.families), key) == said
+    return said
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.docstrings import argument_docs, first_line
 from toolbox.errors import ToolboxError, did_you_mean
-from toolbox.plan import Plan, Setting, plain, signature_of, spell, writable
+from toolbox.plan import Plan, Setting, StandIn, plain, signature_of, spell, writable
 from toolbox.yaml_nodes import write_inline
 
 _WIDEST = 48  # characters of a value
@@ -49,6 +49,8 @@ def _inside(value: Any, step: str, key: str) -> Any:
         if step in names:
             return value[step] if not names[step].required or step in value.given else None
         what = f"{where} ({value.cls.__name__})" if key else where
+    elif isinstance(type(value), StandIn):
+        return _inside(value.fields, step, key)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):  # a default that nothing was changed in
         return _inside({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, step, key)
     elif isinstance(value, Mapping):
@@ -99,6 +101,8 @@ def _settings(plan: Plan) -> list[str]:
 def _spell(value: Any) -> str:
     if isinstance(value, Plan):
         return value.cls.__name__
+    if isinstance(value, Mapping) and "type" in value:  # a component as the record of components keeps it
+        return str(value["type"])
     if isinstance(value, Mapping) and any(isinstance(item, Plan) for item in value.values()):
         return ", ".join(value)
     text = write_inline(plain(value)) if writable(value) else f"{type(value).__name__}(…)"

@@ -14,16 +14,18 @@ from pathlib import Path
 from toolbox import catalogue
 from toolbox.config import check
 from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.plan import Plan
 from toolbox.plugins import GROUP
 from toolbox.yaml_hints import undecodable
 from toolbox.yaml_nodes import Findings, Node, apply_override, parse
 
 
-def precheck(path: str | Path, overrides: Sequence[str] = ()) -> None:
+def precheck(path: str | Path, overrides: Sequence[str] = ()) -> Plan | None:
     """Refuse a config whose text is wrong.
 
-    Where plugins or a missing record of the components make that undecidable here, nothing but the YAML's form is
-    checked.
+    Returns:
+        The config as a plan of stand-ins, to look at. None where plugins, or a missing record of the components, make
+        it undecidable here: then nothing but the YAML's form has been checked.
 
     Raises:
         ConfigError: every problem of the file and the overrides, each with its place.
@@ -31,9 +33,11 @@ def precheck(path: str | Path, overrides: Sequence[str] = ()) -> None:
     findings = Findings()
     root = read_nodes(read_text(Path(path)), str(path), overrides, findings)
     known = None if "plugins" in root.value or entry_points(group=GROUP) else catalogue.load()
-    if known is not None:
-        check(root, known.root, findings, families=known.families)
-        findings.raise_any()
+    if known is None:
+        return None
+    plan = check(root, known.root, findings, families=known.families)
+    findings.raise_any()
+    return plan
 
 
 def read_text(path: Path) -> str:

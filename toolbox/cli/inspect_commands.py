@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,15 +81,12 @@ def show(
     from toolbox.precheck import precheck
 
     config = _config_file(config)
-    precheck(config, overrides or ())
+    plan = precheck(config, overrides or ())
+    if explain is not None:
+        typer.echo("\n".join(_explained(plan, config, overrides or (), explain)))
+        return
     from toolbox.cli.wiring import wiring_lines
     from toolbox.schema import load_config
-
-    if explain is not None:
-        from toolbox.explain import explain as explained
-
-        typer.echo("\n".join(explained(load_config(config, overrides or ()).plan, explain)))
-        return
 
     height, separator, width = size.partition("x")
     if not (separator and height.isdigit() and width.isdigit() and int(height) and int(width)):
@@ -103,6 +100,16 @@ def show(
         reason = f": {problems[0].message}" if problems else ""
         typer.echo(f"shown for one class; the classes come from the data set, which is not here{reason}\n")
     typer.echo("\n".join(wiring_lines(model, int(height), int(width))))
+
+
+def _explained(plan: Plan | None, config: Path, overrides: Sequence[str], key: str) -> list[str]:
+    from toolbox.explain import explain
+
+    if plan is None:
+        from toolbox.schema import load_config
+
+        plan = load_config(config, overrides).plan
+    return explain(plan, key)
 
 
 def _config_file(path: Path) -> Path:
