@@ -107,6 +107,8 @@ def tiny_config() -> Callable[..., Any]:
             data=DataConfig(train=Plan(TinyImages, {}), val=val and Plan(val, {}), resize=None, workers=0),
             train=TrainConfig(**settings),
             test=TestSettings(),
+            plugins=(),
+            plan=Plan(TinyDetector, model or {}),
             path="tiny.yaml",
             to_yaml=lambda: write(said),
         )
