@@ -61,7 +61,7 @@ def draw_detections(
     Colours follow the class; a model of a single class gets a colour per object instead.
 
     Args:
-        image: (h, w, 3) uint8 RGB, the original image.
+        image: (h, w, 3) uint8 RGB, the original image; of other channels, see `as_colours`.
         detections: of that image.
         classes: name of each label.
         skeleton: limbs between the joints; without it the joints are drawn alone.
@@ -73,6 +73,7 @@ def draw_detections(
         (h · scale, w · scale, 3) uint8 RGB.
     """
     _check(image, detections.image_size)
+    image = as_colours(image)
     rows = [i for i, score in enumerate(detections.scores.tolist()) if score >= threshold]
     instances = []
     for i in rows:
@@ -96,6 +97,7 @@ def draw_sample(
         (h · scale, w · scale, 3) uint8 RGB.
     """
     height, width = sample.image.shape[:2]
+    image = as_colours(sample.image)
     instances = []
     for i, box in enumerate(np.asarray(sample.boxes).tolist()):
         label = int(sample.labels[i])
@@ -104,8 +106,15 @@ def draw_sample(
         keypoints = None if sample.keypoints is None else np.asarray(sample.keypoints[i], dtype=np.float32)
         mask = None if sample.masks is None else _fill(sample.masks[i], _pixel_box(box, height, width))
         colour = colour_of(i if len(classes) == 1 else label)
-        instances.append(_instance(box, colour, text, mask, keypoints, sample.image, scale))
-    return _draw(sample.image, instances, skeleton, labels, scale)
+        instances.append(_instance(box, colour, text, mask, keypoints, image, scale))
+    return _draw(image, instances, skeleton, labels, scale)
+
+
+def as_colours(image: np.ndarray) -> Image:
+    """An image (h, w, C) as (h, w, 3) to look at: its first three channels, or its first one as grey."""
+    if image.shape[2] == 3:
+        return image
+    return np.ascontiguousarray(image[..., :3]) if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
 def captioned(picture: Image, text: str) -> Image:
@@ -174,8 +183,8 @@ def _pixel_box(box: Sequence[float], height: int, width: int) -> tuple[int, int,
 
 
 def _check(image: Image, size: tuple[int, int]) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image must be (h, w, 3) uint8 RGB, got {image.shape} {image.dtype}")
+    if image.dtype != np.uint8 or image.ndim != 3 or not image.shape[2]:
+        raise ValueError(f"image must be (h, w, 3) uint8 RGB, or of other channels, got {image.shape} {image.dtype}")
     if image.shape[:2] != tuple(size):
         raise ValueError(f"image is {image.shape[0]} x {image.shape[1]}, its detections are for {size[0]} x {size[1]}")
 

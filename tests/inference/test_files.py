@@ -24,6 +24,7 @@ class WholeImage:
     classes = ("cell", "dust")
     category_ids = (7, 90)
     skeleton = None
+    channels = 3
     batch = 2
 
     def __call__(self, images: Iterable[np.ndarray]) -> list[Detections]:

@@ -41,8 +41,8 @@ def predict(
     from toolbox.inference.predictor import choose_device
 
     chosen = choose_device(device, instead="--device cpu")
-    files = find_images(inputs)
     predictor = Predictor(run, device=chosen, batch=batch, plugins=plugin or ())
+    files = find_images(inputs, predictor.channels)
     problems = []
     with (
         progress_line() as progress,

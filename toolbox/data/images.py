@@ -16,7 +16,7 @@ from toolbox.data.opencv_decoder import decoded_by_opencv
 from toolbox.errors import DataError
 
 NUMPY_FILE = b"\x93NUMPY"
-_GIF, _AVIF = b"GIF8", b"ftypavi"
+_GIF, _AVIF, _JPEG2000 = b"GIF8", b"ftypavi", b"\0\0\0\x0cjP  "
 _COLOURS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 
 
@@ -47,7 +47,7 @@ def read_image(
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
-        raise DataError(f"{path}: image cannot be read ({error.strerror}){_advice(path, error)}") from error
+        raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
     try:
         image = _with_channels(_decoded(content, channels), channels)
         turned = image
@@ -91,12 +91,13 @@ def eight_bits(pixels: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _advice(path: Path, error: OSError) -> str:
+def _why_not_opened(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return "; check the folder of the images"
+        return "no such file; " + ("it is a link to nowhere" if path.is_symlink() else "check the name and the folder")
     if isinstance(error, IsADirectoryError):
-        return "; it is a folder with an image's name"
-    return "; see to its owner and mode" if isinstance(error, PermissionError) else ""
+        return "this is a folder, not an image; take it away, or give the files in it"
+    advice = "let this user read it" if isinstance(error, PermissionError) else "replace the file"
+    return f"image cannot be read ({error.strerror}); {advice}"
 
 
 def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
@@ -109,8 +110,8 @@ def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
     if start.startswith(_GIF):
         return _from_pillow(content)
     pixels = decoded_by_opencv(content)
-    if pixels is None and _AVIF in start:
-        return _from_pillow(content)  # not every build of OpenCV knows it
+    if pixels is None and (_AVIF in start or start.startswith(_JPEG2000)):
+        return _from_pillow(content)  # not every build of OpenCV knows the one, and none all kinds of the other
     if pixels is None or cut_jpeg(content):
         raise BadImage(why_unreadable(content))
     return eight_bits(pixels)
@@ -119,8 +120,8 @@ def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
 def _from_pillow(content: np.ndarray) -> np.ndarray:
     """The first frame as RGB, or RGBA where some of it is transparent."""
     try:
-        with PIL.Image.open(io.BytesIO(content.tobytes()), formats=("GIF", "AVIF")) as image:
-            clear = "transparency" in image.info or image.mode == "RGBA"
+        with PIL.Image.open(io.BytesIO(content.tobytes()), formats=("GIF", "AVIF", "JPEG2000")) as image:
+            clear = "transparency" in image.info or image.mode in ("RGBA", "LA")
             return np.array(image.convert("RGBA" if clear else "RGB"))
     except (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError):
         raise BadImage(why_unreadable(content)) from None

@@ -8,7 +8,7 @@ of them would resample the pixels once more.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from toolbox.registry import TRANSFORMS
 _OWN = "it moves boxes, masks and keypoints, which torchvision does by other rules"
 _MIXES = "it mixes the images of a batch, and boxes do not mix"
 _POLICY = "it moves pixels and not the boxes on them; list the photometric transforms you want"
+_GREY_OR_RGB = (1, 3)  # channels: torchvision defines these edits for no others
 _WRITE = "write a transform that returns view.moved(matrix, height, width)"
 
 # Names that people bring from torchvision → why they are not here and what to write.
@@ -58,7 +59,7 @@ for _name, _reason in REFUSED.items():
 
 
 def _apply(image: np.ndarray, transform: torch.nn.Module, seed: int) -> np.ndarray:
-    """Run a torchvision transform on (h, w, 3) uint8; torch's CPU generator is as it was afterwards."""
+    """Run a torchvision transform on (h, w, C) uint8; torch's CPU generator is as it was afterwards."""
     pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     state = torch.get_rng_state()
     try:
@@ -86,6 +87,8 @@ class _Photometric:
 class ColorJitter(_Photometric):
     """Brightness, contrast, saturation by factors within 1 ± the value, hue turned by at most the value (up to 0.5)."""
 
+    channels: ClassVar[tuple[int, ...]] = _GREY_OR_RGB
+
     def __init__(
         self,
         *,
@@ -102,6 +105,8 @@ class ColorJitter(_Photometric):
 class PhotometricDistort(_Photometric):
     """SSD's distortion: brightness, contrast, saturation, hue and channel order, each with a chance of one half."""
 
+    channels: ClassVar[tuple[int, ...]] = _GREY_OR_RGB
+
     def __init__(self, *, prob: float = 1.0) -> None:
         super().__init__(prob, v2.RandomPhotometricDistort, p=0.5)
 
@@ -109,6 +114,8 @@ class PhotometricDistort(_Photometric):
 @TRANSFORMS.register
 class RandomGrayscale(_Photometric):
     """All colour taken away."""
+
+    channels: ClassVar[tuple[int, ...]] = (3,)
 
     def __init__(self, *, prob: float = 0.1) -> None:
         super().__init__(prob, v2.Grayscale, num_output_channels=3)
@@ -135,6 +142,8 @@ class GaussianNoise(_Photometric):
 class RandomSharpness(_Photometric):
     """Sharpen, or with a factor below 1 soften."""
 
+    channels: ClassVar[tuple[int, ...]] = _GREY_OR_RGB
+
     def __init__(self, *, factor: float = 2.0, prob: float = 0.5) -> None:
         super().__init__(prob, v2.RandomAdjustSharpness, factor, p=1.0)
 
@@ -142,6 +151,8 @@ class RandomSharpness(_Photometric):
 @TRANSFORMS.register
 class RandomAutocontrast(_Photometric):
     """Stretch each channel to the full range."""
+
+    channels: ClassVar[tuple[int, ...]] = _GREY_OR_RGB
 
     def __init__(self, *, prob: float = 0.5) -> None:
         super().__init__(prob, v2.RandomAutocontrast, p=1.0)
@@ -167,6 +178,8 @@ class RandomInvert(_Photometric):
 class RandomJPEG:
     """JPEG artefacts of a quality drawn between `min_quality` and `max_quality`."""
 
+    channels: ClassVar[tuple[int, ...]] = _GREY_OR_RGB
+
     def __init__(self, *, min_quality: int = 40, max_quality: int = 95, prob: float = 0.5) -> None:
         if not 1 <= min_quality <= max_quality <= 100:
             raise ValueError(
@@ -181,6 +194,8 @@ class RandomJPEG:
 
 
 def _through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    grey = image.shape[2] == 1
+    pixels = image if grey else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
+    return decoded[..., None] if grey else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)

@@ -15,6 +15,7 @@ from toolbox.data.loader import training_loader
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.devices import autocast_type
 from toolbox.engine.ema import AveragedWeights
+from toolbox.engine.channels import check_channels
 from toolbox.engine.evaluate import check_classes
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.run_folder import RunFolder
@@ -109,6 +110,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     if val_set is not None:
         with placed(config.data.val):
             check_classes(train_set.classes, val_set, "data.train", "data.val")
+    check_channels(config, train_set, val_set)
     check_objects(config, train_set)
     check_ground_truth(config, train_set)
 

@@ -29,13 +29,19 @@ logger = logging.getLogger("toolbox")
 
 LARGEST_EXTRA = 1024  # numbers a detection
 _KNOWN = ("id", "image_id", "category_id", "bbox", "score", "segmentation", "keypoints", "area", "iscrowd", "caption")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# HEIC is not read, but somebody with a folder of it is told so.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"),
+    *(".gif", ".avif", ".jp2", ".heic", ".heif"),
+)
+ARRAY_SUFFIXES = (".npy",)
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
+def find_images(inputs: Sequence[str], channels: int = 3) -> list[Path]:
     """Image files behind files, folders (with their subfolders) and glob patterns, each once, in the order given.
 
-    A path that is neither is kept, so that it is reported with the images that cannot be read.
+    A path that is neither is kept, so that it is reported with the images that cannot be read. In folders, `.npy` files
+    are images only where those have other channels than 3: beside photos they hold something else.
 
     Raises:
         DataError: a folder or a pattern without any image, or no input exists.
@@ -43,13 +49,15 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
     absent = [entry for entry in inputs if not Path(entry).exists() and not glob.has_magic(entry)]
     if len(absent) == len(inputs):
         raise DataError("\n".join(f"{entry}: no such file or folder" for entry in absent))
+    suffixes = IMAGE_SUFFIXES if channels == 3 else IMAGE_SUFFIXES + ARRAY_SUFFIXES
     found: dict[Path, None] = {}
     for entry in inputs:
         path = Path(entry)
         if path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+            named = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes]
+            files = [file for file in named if not file.is_dir()]
             if not files:
-                raise DataError(f"{entry}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+                raise DataError(f"{entry}: no image in this folder (looked for {', '.join(suffixes)})")
         elif not path.exists() and glob.has_magic(entry):
             files = [file for file in map(Path, sorted(glob.glob(entry, recursive=True))) if file.is_file()]
             if not files:
@@ -215,7 +223,7 @@ def predict_files(predictor: Predictor, files: Sequence[Path], folder: ResultFol
         problems: list[DataError | None] = []
         for index, file in enumerate(chunk):
             try:
-                images[index] = read_image(file)
+                images[index] = read_image(file, predictor.channels)
                 problems.append(None)
             except DataError as error:
                 problems.append(error)

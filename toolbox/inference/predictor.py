@@ -16,7 +16,7 @@ import torch
 
 from toolbox.data.resize import resize_image
 from toolbox.errors import DataError, DeviceError
-from toolbox.inference.images import IMAGE_FORMS, ImageSource, as_image
+from toolbox.inference.images import ImageSource, as_image, image_forms
 from toolbox.inference.loading import load_detector
 from toolbox.structures import Detections
 
@@ -40,6 +40,7 @@ class Predictor:
         classes: name of each label.
         category_ids: the training data's own id of each label.
         skeleton: joints of the keypoints, or None.
+        channels: of the images that the model reads; 3 is RGB.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Predictor:
         self.classes = tuple(loaded.classes)
         self.category_ids = tuple(loaded.category_ids)
         self.skeleton = loaded.skeleton
+        self.channels = loaded.channels
         self.resize = loaded.config.data.resize
         self.batch = batch
 
@@ -70,7 +72,8 @@ class Predictor:
         """Detect in one image or several; one `Detections` per image, in order, with `image_id` counted from 0.
 
         Args:
-            images: paths, (h, w, 3) uint8 RGB arrays, PIL images or (3, h, w) uint8 RGB tensors.
+            images: paths, (h, w, 3) uint8 RGB arrays, PIL images or (3, h, w) uint8 RGB tensors; for a model of other
+                `channels`, with as many, and PIL images only for 1 (made grey) and 4 (RGBA).
 
         Raises:
             DataError: an image that cannot be read, or something that is no image; the message names it.
@@ -82,14 +85,15 @@ class Predictor:
     def stream(self, images: Iterable[ImageSource]) -> Iterator[Detections]:
         """Detect in any number of images, holding only one batch of them at a time."""
         if not isinstance(images, Iterable):
-            raise DataError(f"images: got {type(images).__name__}; give images one by one or in a list: {IMAGE_FORMS}")
+            forms = image_forms(self.channels)
+            raise DataError(f"images: got {type(images).__name__}; give images one by one or in a list: {forms}")
         source = enumerate(images)
         while chunk := list(islice(source, self.batch)):
             yield from self._predict([i for i, _ in chunk], [image for _, image in chunk])
 
     @torch.inference_mode()
     def _predict(self, ids: list[int], sources: list[ImageSource]) -> list[Detections]:
-        pixels = [as_image(source) for source in sources]
+        pixels = [as_image(source, self.channels) for source in sources]
         sizes = [(image.shape[0], image.shape[1]) for image in pixels]
         resized = [torch.from_numpy(resize_image(image, self.resize)).permute(2, 0, 1) for image in pixels]
         detector: Any = self.model
