@@ -12,14 +12,15 @@ import torch
 from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
+from toolbox.data.spot_checks import warn_of_shared_images
+from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.devices import autocast_type
 from toolbox.engine.ema import AveragedWeights
-from toolbox.engine.channels import check_channels
 from toolbox.engine.evaluate import check_classes
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.run_folder import RunFolder
-from toolbox.errors import ConfigError, DataError, Problem
+from toolbox.errors import ConfigError, DataError, DeviceError, Problem
 from toolbox.inference.loading import model_metadata
 from toolbox.inference.predictor import choose_device
 from toolbox.models.builder import build_detector, check_ground_truth, check_wiring
@@ -102,7 +103,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     """
     settings = config.train
     keep_files(config.plugins, folder.path)
-    device = choose_device(settings.device)
+    device = device_of(config)
     train_set = open_dataset(config, "train")
     if len(train_set) == 0:
         raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
@@ -110,6 +111,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     if val_set is not None:
         with placed(config.data.val):
             check_classes(train_set.classes, val_set, "data.train", "data.val")
+        warn_of_shared_images(train_set, val_set)
     check_channels(config, train_set, val_set)
     check_objects(config, train_set)
     check_ground_truth(config, train_set)
@@ -138,6 +140,18 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         state=TrainingState(model, optimizer, scaler, ema),
         schedule=settings.schedule.build(steps=settings.steps),
     )
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of `train.device`.
+
+    Raises:
+        DeviceError: it is not there, at its place in the config.
+    """
+    try:
+        return choose_device(config.train.device, instead="train.device=cpu")
+    except DeviceError as error:
+        raise DeviceError(str(config.plan["train"].problem(str(error), "device"))) from error
 
 
 def open_dataset(config: Config, split: Literal["train", "val"]) -> Dataset:
