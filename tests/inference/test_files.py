@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,6 +56,35 @@ def test_folders_patterns_and_files_are_found_once_and_in_order(tmp_path: Path) 
     (tmp_path / "in/notes.txt").write_text("no image")
     assert find_images([str(c), str(tmp_path / "in"), str(tmp_path / "in/*.png")]) == [c, b, a]
     assert find_images([str(tmp_path / "**/*.png")]) == [c, b]
+
+
+def test_folders_named_like_images_are_left_out_and_broken_links_are_not(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "in/a.png")
+    inner = write_image(tmp_path / "in/x.jpg/b.png")
+    (tmp_path / "in/loop.png").symlink_to(tmp_path / "in/loop.png")
+    (tmp_path / "in/deeper").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert find_images([str(tmp_path / "in")]) == [image, tmp_path / "in/loop.png", inner]
+    assert find_images([str(tmp_path / "in/loop.png"), str(image)]) == [tmp_path / "in/loop.png", image]
+
+
+def test_arrays_in_a_folder_are_images_where_channels_are_not_three(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", np.zeros((2, 2, 5), np.uint8))
+    assert find_images([str(tmp_path)]) == [image]
+    assert find_images([str(tmp_path)], 5) == [image, tmp_path / "b.npy"]
+
+
+def test_names_in_other_encodings_are_predicted_and_written(tmp_path: Path) -> None:
+    try:
+        path = write_image(tmp_path / os.fsdecode(b"in/gr\xfc n.png"))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    predictor = WholeImage()
+    with ResultFolder(tmp_path / "out", predictor) as folder:
+        assert list(predict_files(predictor, [path], folder)) == [None]
+    row = json.loads((tmp_path / "out/images.json").read_text())["images"][0]
+    assert Path(row["file_name"]) == path
+    assert (tmp_path / "out" / row["picture"]).is_file()
 
 
 def test_a_file_with_brackets_in_its_name_is_no_pattern(tmp_path: Path) -> None:

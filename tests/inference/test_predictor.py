@@ -92,6 +92,53 @@ def test_images_of_different_sizes_share_a_batch_and_keep_their_order(run: Path,
     torch.testing.assert_close(both[2].boxes, predictor(IMAGE)[0].boxes)
 
 
+@pytest.mark.parametrize("resized", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (1, 20000), (20000, 1), (3, 7)])
+def test_single_pixels_and_long_strips_go_through_the_network(run: Path, size: tuple[int, int], resized: bool) -> None:
+    single = toolbox.Predictor(run, device="cpu")
+    if not resized:
+        single.resize = None
+    (found,) = single(RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8))
+    assert found.image_size == size and len(found) <= 9
+    limit = torch.tensor([size[1], size[0]] * 2)
+    assert ((found.boxes >= 0) & (found.boxes <= limit)).all() and found.boxes.isfinite().all()
+    assert [mask["size"] for mask in found.masks] == [list(size)] * len(found)
+
+
+KINDS = {
+    "grey.png": lambda rgb: rgb.convert("L"),
+    "alpha.png": lambda rgb: rgb.convert("LA"),
+    "palette.gif": lambda rgb: rgb.quantize(32),
+    "bits.tif": lambda rgb: rgb.convert("1"),
+    "inks.jpg": lambda rgb: rgb.convert("CMYK"),
+    "pixel ü.webp": lambda rgb: rgb.resize((1, 1)),
+    "strip.png": lambda rgb: rgb.resize((5000, 1)),
+}
+
+
+def test_predict_takes_every_kind_of_file_and_names_each_that_is_none(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, made in KINDS.items():
+        made(PIL.Image.fromarray(IMAGE)).save(folder / name)
+    (folder / "folder.jpg").mkdir()
+    wrong = {
+        "page.jpg": (b"<!doctype html>", "not an image but a web page"),
+        "phone.heic": (b"\0\0\0\x18ftypheic", "HEIC"),
+        "zero.png": (b"", "the file is empty"),
+    }
+    for name, (content, _) in wrong.items():
+        (folder / name).write_bytes(content)
+    assert rcnn("predict", run, folder, "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "3 of 10 images could not be read" in said
+    for name, (_, message) in wrong.items():
+        assert any(name in line and message in line for line in said.splitlines())
+    assert len(COCO(str(tmp_path / "out/images.json")).imgs) == len(KINDS)
+
+
 def test_no_images_give_no_detections(predictor: toolbox.Predictor) -> None:
     assert predictor([]) == []
 
