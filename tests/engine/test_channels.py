@@ -108,6 +108,38 @@ def test_images_of_other_channels_are_trained_on_evaluated_and_predicted(
         predictor(np.zeros((48, 64, 3), np.uint8))
 
 
+def test_single_pixels_and_long_strips_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    images, annotations = [], []
+    for number, (height, width) in enumerate([(1, 1), (1, 3000), (3000, 1), (2, 9)]):
+        pixels = RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"images/{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
+        outline = [0, 0, width, 0, width, height, 0, height]
+        place = {"bbox": [0, 0, width, height], "area": width * height, "segmentation": [outline], "iscrowd": 0}
+        annotations.append({"id": number + 1, "image_id": number, "category_id": 1, **place})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "all of it"}]}
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    transforms = "{type: HorizontalFlip}, {type: RandomCrop, height: 40, width: 90}"
+    (tmp_path / "run.yaml").write_text(CONFIG.format(channels=3, transforms=transforms))
+    assert rcnn("train", tmp_path / "run.yaml", "--run", tmp_path / "run") == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses and np.isfinite(losses).all()
+
+
+def test_check_says_what_training_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path, 5, ".npy")
+    for command in (["check"], ["train", "--run", "run"]):
+        (tmp_path / "run.yaml").write_text(CONFIG.format(channels=5, transforms="{type: ColorJitter}"))
+        assert rcnn(command[0], "run.yaml", *command[1:]) == 2
+        assert "data.transforms.0: ColorJitter edits images of 1 or 3 channels" in capsys.readouterr().err
+
+
 def config_of(channels: int, transforms: str) -> toolbox.Config:
     return config_from_text(CONFIG.format(channels=channels, transforms=transforms), "run.yaml")
 

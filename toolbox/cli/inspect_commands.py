@@ -191,6 +191,7 @@ def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
 
 def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:
     """What else training builds or asks for before its first step."""
+    from toolbox.engine.channels import check_channels
     from toolbox.engine.job import check_objects
     from toolbox.engine.optim import build_optimizer
     from toolbox.inference.predictor import choose_device
@@ -204,6 +205,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     if model is not None:
         attempt(problems, lambda: build_optimizer(config, model))
     if "train" in sets:
+        attempt(problems, lambda: check_channels(config, sets["train"], sets.get("val")))
         try:
             check_objects(config, sets["train"])
         except DataError as error:

@@ -17,6 +17,7 @@ from toolbox.errors import DataError
 
 NUMPY_FILE = b"\x93NUMPY"
 _GIF, _AVIF, _JPEG2000 = b"GIF8", b"ftypavi", b"\0\0\0\x0cjP  "
+_TURNS = (b"eXIf", b"Raw profile type", b"tiff:Orientation")  # where a PNG says how it is turned
 _COLOURS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 
 
@@ -58,9 +59,11 @@ def read_image(
         raise DataError(f"{path}: {reason}") from None
     if upright or size is None or turned.shape[:2] == tuple(size):
         return turned
+    swapped = image.shape[:2] == tuple(size)[::-1]
+    reason = "width and height are swapped there" if swapped else "annotations of a resized copy do not fit"
     raise DataError(
         f"{path}: image is {image.shape[1]} x {image.shape[0]} (width x height), but the annotations declare "
-        f"{size[1]} x {size[0]}; annotations of a resized copy do not fit, correct the one or the other"
+        f"{size[1]} x {size[0]}; {reason}, correct the one or the other"
     )
 
 
@@ -169,15 +172,16 @@ def _orientation(content: np.ndarray) -> int:
     start = content[:16].tobytes()
     if tiff.is_tiff(start):
         return tiff.orientation(content)
-    readers = {b"\xff\xd8": ("JPEG",), b"\x89PNG": ("PNG",), b"RIFF": ("WEBP",)}
-    known = next((formats for signature, formats in readers.items() if start.startswith(signature)), None)
+    readers = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WEBP"}
+    known = next((name for signature, name in readers.items() if start.startswith(signature)), None)
     if known is None:
         return 1
-    PIL.Image.preinit()
-    if known[0] not in PIL.Image.OPEN:
-        PIL.Image.init()
+    file = content.tobytes()
+    if known == "PNG" and not any(mark in file for mark in _TURNS):
+        return 1  # Pillow would decode all pixels to look behind them
+    PIL.Image.init()
     try:
-        with PIL.Image.OPEN[known[0]][0](io.BytesIO(content.tobytes()), "") as header:
+        with PIL.Image.OPEN[known][0](io.BytesIO(file), "") as header:
             return int(header.getexif().get(PIL.ExifTags.Base.Orientation, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError):
         return 1  # the pixels are whole, and what stands beside them is not
