@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toolbox.data.interfaces import Sample
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
-from toolbox.schema import DataConfig, TrainConfig, register_builtin
+from toolbox.schema import DataConfig, RunConfig, TrainConfig, register_builtin
 from toolbox.structures import Detections, Targets
 from toolbox.yaml_nodes import write
 
@@ -102,13 +102,14 @@ def tiny_config() -> Callable[..., Any]:
     def make(*, model: dict[str, Any] | None = None, val: type | None = None, **train: Any) -> Any:
         settings = {"steps": 12, "batch": 4, "lr": 0.05, "device": "cpu", "log_every": 3, **train}
         said = {"model": model or {}, "train": settings, "data": {"workers": 0}}
+        plan = Plan(TinyDetector, model or {})
         return SimpleNamespace(
-            model=Plan(TinyDetector, model or {}),
+            model=plan,
             data=DataConfig(train=Plan(TinyImages, {}), val=val and Plan(val, {}), resize=None, workers=0),
             train=TrainConfig(**settings),
             test=TestSettings(),
             plugins=(),
-            plan=Plan(TinyDetector, model or {}),
+            plan=Plan(RunConfig, {"model": plan, "train": Plan(TrainConfig, settings, key="train")}),
             path="tiny.yaml",
             to_yaml=lambda: write(said),
         )

@@ -121,7 +121,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         "skeleton": train_set.skeleton,
         "channels": channels_of(train_set),
     }
-    check_wiring(config, **known)
+    build_optimizer(config, check_wiring(config, **known))  # before weights are downloaded
 
     seed_step(settings.seed, -1)  # the moment before the first step
     model = build_detector(config, **known)
