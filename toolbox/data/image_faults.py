@@ -52,9 +52,11 @@ def why_unreadable(content: np.ndarray) -> str:
             f"image is {size[0]} x {size[1]} (width x height); at most {LARGEST} pixels and {LONGEST} a side are read, "
             "as memory would not do for more; cut it into tiles or shrink it"
         )
-    if size and size[0] * size[1] * 4 > 2**30:
-        return f"not an image that OpenCV can decode: {kind} of {size[0]} x {size[1]}, cut short or too large for the \
-memory here; replace the file, or cut it into tiles"
+    if size and size[0] * size[1] > LARGEST // 4:
+        return (
+            f"not an image that could be decoded: {kind} of {size[0]} x {size[1]}, cut short, or too large for this "
+            "machine's memory; replace the file, or cut it into tiles"
+        )
     if kind is None and _is_text(start):
         return f"not an image but text ({content.size} bytes); replace the file"
     what = (

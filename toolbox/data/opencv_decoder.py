@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 
+_ROWS = 1024  # at a time
+
 
 def decoded_by_opencv(content: np.ndarray) -> np.ndarray | None:
     """The stored pixels (h, w, c) of a file (n,) uint8, colours as R G B A; None where it cannot be decoded.
@@ -23,10 +25,13 @@ def decoded_by_opencv(content: np.ndarray) -> np.ndarray | None:
         return None
     if pixels.ndim == 2:
         return pixels[..., None]
-    # In place, as a large image has no room for a second one.
     orders = {3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGBA}
-    known = pixels.shape[2] in orders and pixels.dtype in (np.uint8, np.uint16)
-    return cv2.cvtColor(pixels, orders[pixels.shape[2]], dst=pixels) if known else pixels
+    if pixels.shape[2] in orders and pixels.dtype in (np.uint8, np.uint16):
+        # In place, as there may be no room for a second large image; by rows, as OpenCV copies what it edits in place.
+        for start in range(0, len(pixels), _ROWS):
+            rows = pixels[start : start + _ROWS]
+            cv2.cvtColor(rows, orders[pixels.shape[2]], dst=rows)
+    return pixels
 
 
 @contextmanager
