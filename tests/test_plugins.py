@@ -93,6 +93,7 @@ def test_a_plugin_that_fails_is_reported_once_with_reason_and_line_before_the_mi
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "run.yaml")
     reason = f"ModuleNotFoundError: No module named 'no_such_package' ({plugin}, line 3)"
+    reason += "; install it into this environment, or remove the import of 'no_such_package'"
     where = tmp_path / "run.yaml"
     first, second = str(caught.value).splitlines()
     assert first == f"{where}:1:11: plugins.0: plugin 'broken.py' failed to import: {reason}"
@@ -203,7 +204,7 @@ def test_a_broken_installed_package_stops_only_the_run_that_misses_its_component
     reason = f"OSError: no licence file ({site / 'torn_package.py'}, line 3)"
     torn = f"installed plugin 'torn' (torn_package, of torn 2.0) failed to import: {reason}"
     gone = "installed plugin 'gone' (gone_package, of gone 0.1) failed to import: ModuleNotFoundError: No module named "
-    assert torn in caplog.messages and f"{gone}'gone_package'" in caplog.messages
+    assert torn in caplog.messages and f"{gone}'gone_package'" in caplog.text
     (tmp_path / "run.yaml").write_text(RUN.format(plugin="", transform="Torn"))
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "run.yaml")
@@ -213,7 +214,7 @@ def test_a_broken_installed_package_stops_only_the_run_that_misses_its_component
 def test_the_reason_names_the_installed_package_s_own_line_where_another_package_raised(site: Path) -> None:
     install(site, "deep", "1.0", "deep_package", "import json\n\n\njson.loads('{')\n")
     (failure,) = [failure for failure in load_installed() if "'deep'" in failure]
-    assert failure.endswith(f"({site / 'deep_package.py'}, line 4)")
+    assert f"({site / 'deep_package.py'}, line 4)" in failure
 
 
 def test_a_name_that_two_plugins_register_is_told_with_both_files(tmp_path: Path) -> None:
@@ -226,6 +227,15 @@ def test_a_name_that_two_plugins_register_is_told_with_both_files(tmp_path: Path
         load_plugin("two/twice.py", tmp_path)
     first, second = tmp_path / "one" / "twice.py", tmp_path / "two" / "twice.py"
     assert f"transform 'Twice' is already registered by {first}; rename the class in {second}" in str(caught.value)
+
+
+def test_a_module_that_was_imported_by_name_may_be_listed_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "both_ways.py").write_text(TRANSFORM.format(name="BothWays"))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("both_ways")
+    assert registered_by(load_plugin("./both_ways.py", tmp_path)) == ("BothWays",)
 
 
 def test_a_copy_of_a_loaded_file_is_the_same_plugin(tmp_path: Path) -> None:

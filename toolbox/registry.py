@@ -60,7 +60,7 @@ class Registry:
         """
         name = cls.__name__
         known = self._classes.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known is not None and not _same_code(known, cls):
             raise RegistryError(
                 f"{self.family} '{name}' is already registered by {_source(known)}; rename the class in {_source(cls)}"
             )
@@ -149,6 +149,13 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def _same_code(one: type, other: type) -> bool:
+    """Whether two classes are one, imported again, or once by its module's name and once by its file's path."""
+    files = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in (one, other)]
+    same_module = one.__module__ == other.__module__ or (files[0] is not None and files[0] == files[1])
+    return same_module and one.__qualname__ == other.__qualname__
 
 
 def _source(cls: type) -> str:

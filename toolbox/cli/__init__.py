@@ -53,6 +53,7 @@ COMMANDS = (
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
     Command("list", "components", "list_components", "Components, their arguments and defaults."),
     Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),
+    Command("plugin", "plugin", "app", "Start a plugin of your own."),
 )
 
 
