@@ -7,6 +7,7 @@ Anything else is our own fault.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,10 @@ class DeviceError(ToolboxError):
     """A device was asked for that is not there."""
 
 
+class StorageError(ToolboxError):
+    """A file cannot be written: the disk is full, or the folder takes no files."""
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `"; did you mean 'ResNet'?"` for what is meant by `name`, or an empty string.
 
@@ -68,3 +73,14 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
         return f"; did you mean '{by_lower[own.lower()]}'?{f' ({more})' if more else ''}"
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[near[0]]}'?" if near else ""
+
+
+def near_path(path: str | os.PathLike[str]) -> str:
+    """Return `"; did you mean 'data/images'?"` for the file or folder beside that is spelled alike, or nothing."""
+    folder, name = os.path.split(os.path.normpath(path))
+    try:
+        beside = os.listdir(folder or ".")
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(name, beside, n=1, cutoff=0.6)
+    return f"; did you mean '{os.path.join(folder, near[0])}'?" if near else ""

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, did_you_mean, near_path
 from toolbox.registry import FAMILIES
 
 GROUP = "toolbox.plugins"
@@ -247,7 +248,8 @@ def _import_file(path: Path) -> None:
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
         raise PluginError(
-            f"no file {source}; a path is relative to the config's folder, in an override to the current folder"
+            f"no file {source}{near_path(path)}; "
+            "a path is relative to the config's folder, in an override to the current folder"
         )
     name = _module_name(path)
     if name in sys.modules:
@@ -274,6 +276,8 @@ def _module_name(path: Path) -> str:
 def _reason(error: BaseException, inside: Path | None = None) -> str:
     """`ModuleNotFoundError: No module named 'x' (heads.py, line 3)`: the innermost line of the plugin's own code."""
     if isinstance(error, SyntaxError):
+        if error.filename is None:  # zero bytes, or bytes that are no text
+            return f"{inside or 'the file'} is not Python source: {error.msg}"
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     machinery = (__file__, importlib.__file__, importlib.metadata.__file__)
@@ -281,4 +285,14 @@ def _reason(error: BaseException, inside: Path | None = None) -> str:
     if inside is not None:
         own = [f for f in own if Path(f.filename).is_relative_to(inside)] or own
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {error}{where}{_remedy(error)}"
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do about an import inside a plugin that fails."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"; install it into this environment, or remove the import of '{error.name}'"
+    if isinstance(error, ImportError) and error.name in sys.modules:
+        wanted = re.search(r"cannot import name '(\w+)'", str(error))
+        return did_you_mean(wanted[1], dir(sys.modules[error.name])) if wanted else ""
+    return ""

@@ -241,7 +241,7 @@ def test_missing_files_and_unknown_classes_say_what_to_check(build: Callable[...
     ):
         build(annotations=tmp_path / "none.json")
     (tmp_path / "text.json").write_text("[1,")
-    with pytest.raises(DataError, match=r"text\.json: not JSON"):
+    with pytest.raises(DataError, match=r"text\.json:1:4: not JSON"):
         build(annotations=tmp_path / "text.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(DataError, match="a mapping with images, annotations and categories, not a list"):

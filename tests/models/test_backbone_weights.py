@@ -49,7 +49,7 @@ def test_a_file_that_cannot_be_read_says_why_in_words(tmp_path: Path) -> None:
     for name, message in (
         ("cut.pth", "damaged or cut short"),
         ("named.safetensors", "another format than its name says; rename it to named.pth"),
-        ("text.pth", "not a file of weights"),
+        ("text.pth", "this is not a weight file"),
         ("module.pth", "holds Python objects beside its weights"),
         ("empty.pth", "the file is empty"),
     ):

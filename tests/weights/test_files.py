@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, StorageError
 from toolbox.weights import load_model, load_weights, replacing, save_model
 
 
@@ -92,7 +92,10 @@ def test_everything_that_does_not_fit_comes_in_one_message() -> None:
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk is full"), replacing(path) as temporary:
+    with (
+        pytest.raises(StorageError, match="disk is full.*the checkpoint.pt of before is whole"),
+        replacing(path) as temporary,
+    ):
         temporary.write_text("ne")
         raise OSError("disk is full")
     assert path.read_text() == "old"

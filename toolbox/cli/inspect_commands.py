@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError
+from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError, near_path
 
 if TYPE_CHECKING:
     from toolbox.data.counts import ObjectCounts
@@ -40,6 +40,7 @@ def check(
 
     config = _config_file(config)
     precheck(config, overrides or ())
+    from toolbox.data.spot_checks import warn_of_shared_images
     from toolbox.engine.progress import counted
     from toolbox.models.builder import attempt
     from toolbox.schema import load_config
@@ -48,6 +49,7 @@ def check(
         checked = load_config(config, overrides or ())
         sets, problems = _open_data(checked) if data else ({}, [])
         counts = {name: _counted(checked, name, dataset, problems) for name, dataset in sets.items()}
+        warn_of_shared_images(sets.get("train"), sets.get("val"))
         model = attempt(problems, lambda: _build_on_meta(checked, sets))
         # Once more, as the first missing file would hide what is wrong with the stages behind it.
         attempt(problems, lambda: _build_on_meta(checked, sets, weights=True))
@@ -165,8 +167,10 @@ def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
 
 def _counted(config: Config, name: str, dataset: Any, problems: list[Problem]) -> ObjectCounts | None:
     from toolbox.data.counts import count_objects
+    from toolbox.data.spot_checks import try_images
 
     try:
+        try_images(dataset)
         return count_objects(dataset)
     except (ToolboxError, OSError) as error:
         problems.append(getattr(config.data, name).problem(str(error)))
@@ -227,7 +231,7 @@ def _absent_paths(plan: Plan) -> list[Problem]:
         value = plan.given.get(name)
         if isinstance(value, (str, Path)) and not Path(value).expanduser().exists():
             base = "" if Path(value).is_absolute() else f" (paths are relative to the current folder, {Path.cwd()})"
-            problems.append(plan.problem(f"no such file or folder: {value}{base}", name))
+            problems.append(plan.problem(f"no such file or folder: {value}{near_path(value) or base}", name))
     return problems
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolbox.errors import CheckpointError, ToolboxError
+from toolbox.errors import CheckpointError, ToolboxError, near_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,13 +82,12 @@ def evaluate(
         precheck(source, overrides or ())
     from toolbox.cli.progress_line import progress_line
     from toolbox.engine.evaluate import evaluate as run_evaluation
-    from toolbox.engine.job import open_dataset
+    from toolbox.engine.job import device_of, open_dataset
     from toolbox.engine.run_folder import RunFolder
-    from toolbox.inference.predictor import choose_device
 
     loaded = _load(source, overrides or [], weights)
     config = loaded.config
-    device = choose_device(config.train.device, instead="train.device=cpu")
+    device = device_of(config)
     dataset = open_dataset(config, "val")
     _check(loaded, dataset, weights or source)
     with progress_line() as progress:
@@ -108,6 +107,7 @@ def evaluate(
 
 def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDetector:
     from toolbox.data.interfaces import channels_of
+    from toolbox.engine.evaluate import check_classes
     from toolbox.engine.job import open_dataset
     from toolbox.inference.loading import LoadedDetector, load_detector
     from toolbox.models.builder import build_detector
@@ -116,7 +116,9 @@ def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDet
 
     if source.suffix not in (".yaml", ".yml"):
         if not source.exists():
-            raise CheckpointError(f"{source}: no such run folder or file")
+            raise CheckpointError(
+                f"{source}: no such run folder or file{near_path(source)} (by default, runs lie in runs/)"
+            )
         loaded = load_detector(source, overrides)
         if weights is None:
             return loaded
@@ -128,8 +130,9 @@ def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDet
     config = load_config(source, overrides)
     dataset = open_dataset(config, "val")
     channels = channels_of(dataset)
-    model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton, channels=channels)
     state, classes = _read_weights(weights, dataset.classes)
+    check_classes(classes, dataset, str(weights), "data.val")
+    model = build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton, channels=channels)
     load_weights(model, state, str(weights))
     return LoadedDetector(model, config, classes, dataset.category_ids, dataset.skeleton, channels)
 

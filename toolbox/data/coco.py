@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from toolbox.data.box_doubts import with_sizes
 from toolbox.data.coco_index import Bad, CocoIndex, CocoParser, read_coco_json, whole
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Sample
 from toolbox.data.segmentation_store import box_outline, rings_with_area
 from toolbox.data.skeletons import skeleton_of
-from toolbox.errors import DataError, did_you_mean
+from toolbox.errors import DataError, did_you_mean, near_path
 from toolbox.masks import Mask, mask_from_coco
 from toolbox.registry import DATASETS
 
@@ -34,6 +35,8 @@ class CocoDataset:
         bad: a box that sticks out of its image by more than a pixel is cut to it (`clip`), or its object left out
             (`drop`), or it is an error (`error`); one with no area in the image is left out, or an error.  An object
             without a mask where others have one is an error unless `drop`.
+        boxes: how the file writes a box: `xywh`, as COCO does, or `xyxy`, the corners. By default as COCO does, unless
+            the boxes together cannot be that (most leave their image, or all lie in one pixel), which is an error.
         masks: read the segmentations, where there are any.
         keypoints: read the keypoints, where there are any.
         sigmas: OKS sigma of each joint, where the file has none and the joints are not COCO's.
@@ -49,6 +52,7 @@ class CocoDataset:
         classes: list[str] | None = None,
         skip_empty: bool = False,
         bad: Bad = "clip",
+        boxes: Literal["xywh", "xyxy"] | None = None,
         masks: bool = True,
         keypoints: bool = True,
         sigmas: list[float] | None = None,
@@ -61,7 +65,8 @@ class CocoDataset:
         if channels < 1:
             raise ValueError(f"channels is 1 or more, not {channels}")
         self.channels = channels
-        content = read_coco_json(self.file)
+        self.boxes = boxes
+        content = self._read()
         chosen = _chosen_categories(content["categories"], classes, self.file)
         self.classes = tuple(str(category["name"]) for category in chosen)
         self.category_ids = tuple(int(category["id"]) for category in chosen)
@@ -69,9 +74,14 @@ class CocoDataset:
         labels: dict[int, int | None] = {category["id"]: None for category in content["categories"]}
         labels.update({category_id: label for label, category_id in enumerate(self.category_ids)})
         joints = len(self.skeleton.names) if self.skeleton else None
-        parser = CocoParser(self.file, labels, joints=joints, masks=masks, bad=bad)
+        parser = CocoParser(self.file, labels, joints=joints, masks=masks, bad=bad, trust=boxes is not None)
         self.index: CocoIndex = parser.parse(content, skip_empty=skip_empty)
         _check_files(self.folder, self.index)
+
+    def _read(self) -> dict[str, Any]:
+        """The file, its boxes as COCO writes them."""
+        content = read_coco_json(self.file)
+        return with_sizes(content) if self.boxes == "xyxy" else content
 
     def __len__(self) -> int:
         return len(self.index.files)
@@ -123,7 +133,7 @@ class CocoDataset:
         need not keep them. What the reader lets pass and evaluators do not is made good: no or null `iscrowd` and
         `area`, rings without an area, crowds without a mask.
         """
-        content = read_coco_json(self.file)
+        content = self._read()
         image_ids = set(self.index.image_ids.tolist())
         annotation_ids = set(self.index.annotation_ids.tolist())
         by_id = {category["id"]: category for category in content["categories"]}
@@ -182,7 +192,8 @@ def _chosen_categories(
 def _check_files(folder: Path, index: CocoIndex) -> None:
     """Find missing images now, by one listing of each folder, rather than hours into a run."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; 'images' is the folder of the image files")
+        what = "is a file" if folder.exists() else f"no such folder{near_path(folder)}"
+        raise DataError(f"{folder}: {what}; 'images' is the folder of the image files")
     listings: dict[Path, set[str]] = {}
     missing = []
     for name, image_id in zip(index.files, index.image_ids, strict=True):
@@ -190,9 +201,28 @@ def _check_files(folder: Path, index: CocoIndex) -> None:
         if path.parent not in listings:
             listings[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
         if path.name not in listings[path.parent]:
-            missing.append(f"{name} (image id {image_id})")
+            missing.append((name, int(image_id)))
     if missing:
+        listed = ", ".join(f"{name} (image id {image_id})" for name, image_id in missing[:3])
+        name = missing[0][0]
+        found = _found_elsewhere(folder, name, listings[(folder / name).parent])
         raise DataError(
-            f"{folder}: {len(missing)} of {len(index.files)} images are missing, e.g. {', '.join(missing[:3])}; "
+            f"{folder}: {len(missing)} of {len(index.files)} images are missing, e.g. {listed}{found}; "
             f"check 'images', or take them out of the annotation file"
         )
+
+
+def _found_elsewhere(folder: Path, name: str, beside: Collection[str]) -> str:
+    """Where an image that is missing may be: with another suffix, or with another folder as `images`."""
+    other = next((entry for entry in sorted(beside) if Path(entry).stem == Path(name).stem), None)
+    if other is not None:
+        return f"; there is {other}"
+    if "\\" in name and (folder / name.replace("\\", "/")).exists():
+        return f"; write / for \\ in its name: {name.replace(chr(92), '/')}"
+    for base in (folder.parent, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
+        if (base / name).exists():
+            return f"; it lies in {base}: set 'images: {base}'"
+    last = Path(name).name
+    if (folder / last).exists():
+        return f"; {last} lies in {folder} itself: take '{Path(name).parent}/' out of the file's names"
+    return ""

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from toolbox.data.box_doubts import TOLERANCE, BoxDoubts
+from toolbox.data.foreign_formats import json_fault, kind_of_bytes, kind_of_json
 from toolbox.data.segmentation_store import SegmentationStore, box_outline, segmentation_fault
 from toolbox.errors import DataError
 
@@ -22,8 +24,12 @@ logger = logging.getLogger("toolbox")
 
 Bad = Literal["drop", "clip", "error"]
 _SHOWN = 10  # findings in one message
-_TOLERANCE = 1.0  # pixels that a box may stick out of its image: rounding, in COCO itself
-_SUSPICIOUS = 0.05  # share of boxes that leave their image from which on they are probably written otherwise
+_MEANING = {
+    "id": "a number of its own",
+    "image_id": "the id of its image",
+    "category_id": "the id of its class",
+    "bbox": "[x, y, width, height] in pixels",
+}
 
 
 @dataclass(frozen=True)
@@ -76,19 +82,16 @@ def read_coco_json(path: Path) -> dict[str, Any]:
     Raises:
         DataError: it is missing, not JSON, or not COCO.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{path}: annotation file cannot be read ({error.strerror}); check the data set's 'annotations'"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); 'annotations' is a COCO JSON file") from error
+    content = _read_json(path)
+    lists = ("images", "annotations", "categories")
+    missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
+    foreign = kind_of_json(content) if missing else ""
+    if foreign:
+        raise DataError(f"{path}: {foreign}")
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: a COCO file is a mapping with images, annotations and categories, not a {type(content).__name__}"
         )
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
     if missing:
         raise DataError(
             f"{path}: no list {' and no list '.join(map(repr, missing))} "
@@ -96,6 +99,25 @@ def read_coco_json(path: Path) -> dict[str, Any]:
             f"a COCO file has images, annotations and categories, also when one of them is empty"
         )
     return content
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder; 'annotations' is a COCO JSON file") from None
+    except OSError as error:
+        raise DataError(
+            f"{path}: annotation file cannot be read ({error.strerror}); check the data set's 'annotations'"
+        ) from error
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        foreign = kind_of_bytes(data)
+        raise DataError(f"{path}: {foreign}" if foreign else f"{path}:{json_fault(error.doc, error)}") from error
+    except ValueError as error:  # bytes that are no text
+        reason = kind_of_bytes(data) or f"not JSON ({error}); 'annotations' is a COCO JSON file"
+        raise DataError(f"{path}: {reason}") from error
 
 
 class CocoParser:
@@ -107,10 +129,18 @@ class CocoParser:
         joints: J, or None when keypoints are not read.
         masks: read segmentations.
         bad: what to do with boxes that leave the image and masks that are missing.
+        trust: take the boxes as they are, whatever they look like together.
     """
 
     def __init__(
-        self, path: Path, labels: Mapping[int, int | None], *, joints: int | None, masks: bool, bad: Bad
+        self,
+        path: Path,
+        labels: Mapping[int, int | None],
+        *,
+        joints: int | None,
+        masks: bool,
+        bad: Bad,
+        trust: bool = False,
     ) -> None:
         self.path = path
         self.labels = labels
@@ -120,9 +150,10 @@ class CocoParser:
         self.findings: list[str] = []
         self.dropped: list[str] = []
         self.droppable = False  # whether one of the findings would go away with `bad: drop`
-        self.boxes = 0
-        self.leaving = 0  # boxes that stick out of their image, or lie outside
+        self.trust = trust
+        self.doubts = BoxDoubts()
         self.cut: list[str] = []
+        self.unread: set[int] = set()  # ids of images with a finding: their objects get none for that
 
     def parse(self, content: Mapping[str, Any], *, skip_empty: bool) -> CocoIndex:
         """Check everything, then pack it.
@@ -137,14 +168,16 @@ class CocoParser:
         if self.masks:
             objects = {image_id: self._with_masks(rows, images[image_id]) for image_id, rows in objects.items()}
         self._report()
-        if not any(objects.values()):
+        if not any(not row["crowd"] for rows in objects.values() for row in rows):
             chosen = " of the chosen classes" if content["annotations"] else ", its list of annotations is empty"
+            chosen = " but crowds (iscrowd: 1)" if any(objects.values()) else chosen
             logger.warning("%s: no objects%s; there is nothing to learn or to find", self.path, chosen)
         if skip_empty:
             # Crowds alone give nothing to train on.
             images = {i: image for i, image in images.items() if not all(row["crowd"] for row in objects[i])}
         if not images:
-            raise DataError(f"{self.path}: no images{' with objects of the chosen classes' if skip_empty else ''}")
+            kept = " with objects of the chosen classes; 'skip_empty: false' keeps the others"
+            raise DataError(f"{self.path}: no images" + (kept if skip_empty else "; its list of 'images' is empty"))
         return self._pack(images, objects)
 
     def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
@@ -153,6 +186,8 @@ class CocoParser:
             finding = self._image_fault(entry, f"number {position + 1}", images)
             if finding:
                 self.findings.append(finding)
+                if isinstance(entry, Mapping) and whole(entry.get("id")):
+                    self.unread.add(entry["id"])
             else:
                 images[entry["id"]] = entry
         return images
@@ -163,7 +198,7 @@ class CocoParser:
             return f"image {number} is {entry!r:.60}; it is a mapping with id, file_name, height and width"
         absent = [key for key in ("id", "file_name", "height", "width") if entry.get(key) is None]
         if absent:
-            return f"image {entry.get('id', number)} has no {', '.join(absent)}"
+            return f"image {entry.get('id', number)} has no {', '.join(absent)}; sizes are in pixels, file_name a path"
         if not whole(entry["id"]):
             return f"image id {entry['id']!r} is not a whole number from 0; number the images 1, 2, 3 …"
         if entry["id"] in images:
@@ -189,12 +224,14 @@ class CocoParser:
             absent = [key for key in ("id", "image_id", "category_id", "bbox") if entry.get(key) is None]
             unfit = [key for key in ("id", "image_id", "category_id") if not whole(entry.get(key))]
             if absent:
-                self.findings.append(f"{name} has no {', '.join(absent)}")
+                self.findings.append(f"{name} has no {', '.join(f'{key} ({_MEANING[key]})' for key in absent)}")
             elif unfit:
                 wrong = " and ".join(f"{key} {entry[key]!r:.60}" for key in unfit)
                 self.findings.append(f"{name}: {wrong} is not a whole number from 0; write numbers, without quotes")
             elif entry["id"] in seen:
                 self.findings.append(f"two annotations have id {entry['id']}; ids must differ")
+            elif entry["image_id"] in self.unread:
+                pass
             elif entry["image_id"] not in images:
                 self.findings.append(f"{name} is on image id {entry['image_id']}, which is not among the images")
             elif entry["category_id"] not in self.labels:
@@ -212,7 +249,9 @@ class CocoParser:
         """One annotation as a row, or None with a finding."""
         box, crowd, area = entry["bbox"], entry.get("iscrowd"), entry.get("area")
         if not isinstance(box, list) or len(box) != 4 or not all(map(_finite, box)):
-            self.findings.append(f"{name}: bbox is {box}; it is [x, y, width, height] in pixels")
+            quoted = isinstance(box, list) and any(isinstance(value, str) for value in box)
+            numbers = ", numbers without quotes" if quoted else ""
+            self.findings.append(f"{name}: bbox is {box}; it is [x, y, width, height] in pixels{numbers}")
             return None
         if crowd not in (None, 0, 1):
             self.findings.append(f"{name}: iscrowd is {crowd!r:.60}; it is 0 or 1")
@@ -248,11 +287,10 @@ class CocoParser:
         x, y, w, h = box
         cut = [min(max(x, 0), width), min(max(y, 0), height), min(max(x + w, 0), width), min(max(y + h, 0), height)]
         empty = cut[2] <= cut[0] or cut[3] <= cut[1]
-        outside = max(-x, -y, x + w - width, y + h - height) > _TOLERANCE
-        self.boxes += 1
+        outside = max(-x, -y, x + w - width, y + h - height) > TOLERANCE
+        self.doubts.add(box, name, height, width)
         if not (empty or outside):
             return cut
-        self.leaving += 1
         fault = "has no area in" if empty else "sticks out of"
         message = f"{name}: bbox {list(box)} {fault} the image ({width} x {height})"
         if empty or self.bad != "clip":
@@ -279,21 +317,21 @@ class CocoParser:
         self.droppable = self.droppable or fatal
 
     def _report(self) -> None:
-        share = self.leaving / max(1, self.boxes)
-        corners = ""
-        if share > _SUSPICIOUS:
-            corners = f"{share:.0%} of the boxes leave their image: are they x1 y1 x2 y2? COCO wants x y width height"
+        corners = self.doubts.hint()
+        verdict = "" if self.trust else self.doubts.verdict()
         if self.findings:
             shown = "\n".join(f"  {finding}" for finding in self.findings[:_SHOWN])
             more = f"\n  … and {len(self.findings) - _SHOWN} more" if len(self.findings) > _SHOWN else ""
             hint = "; 'bad: drop' leaves out objects with an unfit box or mask" if self.droppable else ""
             hint += "; 'masks: false' reads boxes only" if self.droppable and self.masks else ""
-            hint += f"; {corners}" if corners else ""
+            hint += f"; {verdict or corners}" if verdict or corners else ""
             faults = "1 problem" if len(self.findings) == 1 else f"{len(self.findings)} problems"
             raise DataError(f"{self.path}: {faults}; correct the file{hint}\n{shown}{more}")
+        if verdict:
+            raise DataError(f"{self.path}: {verdict}")
         for rows, fate in ((self.cut, "boxes cut to their image"), (self.dropped, "objects left out")):
             if rows:
-                logger.warning("%s: %s: %d of %d, e.g. %s", self.path, fate, len(rows), self.boxes, rows[0])
+                logger.warning("%s: %s: %d of %d, e.g. %s", self.path, fate, len(rows), self.doubts.total, rows[0])
         if corners:
             logger.warning("%s: %s", self.path, corners)
 

@@ -15,8 +15,10 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
     if not segmentation:
         return "no segmentation, though other annotations have one"
     if isinstance(segmentation, Mapping):
-        if segmentation.get("size") != [height, width]:
-            return f"segmentation has size {segmentation.get('size')}; the image is [{height}, {width}] (height, width)"
+        size = segmentation.get("size")
+        if size != [height, width]:
+            swapped = "; height and width are swapped" if size == [width, height] else ""
+            return f"segmentation has size {size}; the image is [{height}, {width}] (height, width){swapped}"
         counts = segmentation.get("counts")
         if not isinstance(counts, (str, bytes, list)):
             return f"segmentation counts are {type(counts).__name__}; they are a string or a list"
@@ -28,15 +30,13 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> str:
             return f"segmentation counts add up to {sum(counts)}; the image has {height * width} pixels"
         return ""
     if not isinstance(segmentation, list) or not all(isinstance(ring, list) for ring in segmentation):
-        return "segmentation is a list of polygons or an RLE mapping"
-    if any(len(ring) % 2 for ring in segmentation):
-        return "a polygon has an odd number of coordinates"
-    try:
-        rings = [np.asarray(ring) for ring in segmentation]
-    except ValueError:  # lists of different lengths inside
+        return "segmentation is a list of polygons, [[x1, y1, x2, y2, …], …], or an RLE mapping"
+    if any(isinstance(value, list) for ring in segmentation for value in ring):
         return "a polygon is one flat list of numbers, x1 y1 x2 y2 …"
-    if any(ring.ndim != 1 for ring in rings):
-        return "a polygon is one flat list of numbers, x1 y1 x2 y2 …"
+    odd = next((len(ring) for ring in segmentation if len(ring) % 2), 0)
+    if odd:
+        return f"a polygon has an odd number ({odd}) of coordinates; they are x1 y1 x2 y2 …"
+    rings = [np.asarray(ring) for ring in segmentation]
     if not all(ring.dtype.kind in "iuf" and np.isfinite(ring).all() for ring in rings):
         return "a polygon has a coordinate that is not a number"
     if all(len(ring) < 6 for ring in segmentation):

@@ -8,10 +8,8 @@ shift them.
 from __future__ import annotations
 
 import random
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 
 from toolbox.engine.ema import AveragedWeights
 from toolbox.errors import CheckpointError
-from toolbox.weights import load_weights, replacing
+from toolbox.weights import kind_of_file, load_weights, not_weights, replacing
 
 
 @dataclass
@@ -76,9 +74,22 @@ class TrainingState:
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that a crash leaves the old one whole."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    """Write a checkpoint so that a crash leaves the old one whole.
+
+    Raises:
+        StorageError: there is no room for it; the old one is whole.
+    """
+    # An open file instead of a path: torch's own writer does not pass on what the system says.
+    with replacing(path, needed=_size(state)) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+
+
+def _size(state: Any) -> int:
+    """Bytes of the tensors in nested mappings and lists."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    inner = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(_size, inner))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -91,13 +102,27 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (RuntimeError, OSError, EOFError, UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({reason}); it may be truncated") from error
+    except Exception as error:  # the reader raises a dozen kinds for a file that is damaged or of another kind
+        raise CheckpointError(f"{path}: {_why_unreadable(Path(path))}") from error
     keys = {"step", "model", "optimizer", "scaler", "ema"}
     if not isinstance(state, dict) or not keys <= set(state):
         raise CheckpointError(f"{path}: not a checkpoint of a run; a trained model alone cannot be resumed")
     return state
+
+
+def _why_unreadable(path: Path) -> str:
+    """torch's own words are about archives and pickles; these are about files."""
+    again = "copy it again from where it was whole, or train anew with another --run"
+    kind = kind_of_file(path)
+    if kind == "empty":
+        return f"the checkpoint is empty; {again}"
+    if kind == "safetensors":
+        return "not a checkpoint of a run; a trained model alone cannot be resumed"
+    if kind == "other":
+        return f"{not_weights(path)}, and not a checkpoint of a run"
+    kept = path.with_name("model.safetensors")
+    use = f"; the trained model beside it, {kept.name}, can still be used" if kept.is_file() else ""
+    return f"the checkpoint is damaged or cut short; {again}{use}"
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

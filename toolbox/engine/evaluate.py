@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +15,11 @@ from toolbox.data.loader import evaluation_loader
 from toolbox.data.resize import Resize
 from toolbox.engine.coco_metrics import Kind, coco_metrics, coco_results, records_of
 from toolbox.engine.progress import Heartbeat, OnProgress, Progress
-from toolbox.errors import DataError, did_you_mean
+from toolbox.errors import DataError
 
 logger = logging.getLogger("toolbox")
+
+_SHOWN = 30  # class names in a message
 
 
 def evaluate(
@@ -101,20 +104,63 @@ def check_classes(classes: Sequence[str], dataset: Dataset, source: str, target:
         target: what `dataset` is, e.g. `data.val`.
 
     Raises:
-        DataError: names or order differ.
+        DataError: names or order differ; both lists, names that are spelled alike, and what to do.
     """
-    there = tuple(dataset.classes)
-    classes = tuple(classes)
-    if there == classes:
+    there, here = tuple(dataset.classes), tuple(classes)
+    if there == here:
         return
-    lacking = [name for name in classes if name not in there]
-    extra = [name for name in there if name not in classes]
+    lacking = [name for name in here if name not in there]
+    extra = [name for name in there if name not in here]
+    raise DataError(
+        f"the classes of {target} are not those of {source}: {_difference(lacking, extra, source, target)}\n"
+        f"  {source} ({len(here)}): {_listed(here)}\n"
+        f"  {target} ({len(there)}): {_listed(there)}\n"
+        f"  {_way_out(here, there, source, target)}"
+    )
+
+
+def _difference(lacking: Sequence[str], extra: Sequence[str], source: str, target: str) -> str:
     if not lacking and not extra:
-        difference = "they are the same in another order; give both data sets the same 'classes'"
-    else:
-        parts = (
-            [f"{target} lacks {', '.join(map(repr, lacking[:5]))}{did_you_mean(lacking[0], extra)}"] if lacking else []
+        return "they are the same in another order"
+    alike = spelled_alike(lacking, extra)
+    parts = [f"spelled alike: {', '.join(f'{b!r} ~ {a!r}' for a, b in alike[:5])}"] if alike else []
+    for names, where in ((lacking, target), (extra, source)):
+        alone = [name for name in names if not any(name in pair for pair in alike)]
+        parts += [f"{where} lacks {', '.join(map(repr, alone[:5]))}{', …' if len(alone) > 5 else ''}"] if alone else []
+    return "; ".join(parts)
+
+
+def spelled_alike(names: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of a name and another that was probably meant to be the same: `Cat` and `cat`, `traffic-light`."""
+    free = list(others)
+    pairs = []
+    for name in names:
+        folded = {_folded(other): other for other in free}
+        near = difflib.get_close_matches(_folded(name), folded, n=1, cutoff=0.8)
+        if near:
+            pairs.append((name, folded[near[0]]))
+            free.remove(folded[near[0]])
+    return pairs
+
+
+def _folded(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum()) or name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else "")
+
+
+def _way_out(here: Sequence[str], there: Sequence[str], source: str, target: str) -> str:
+    in_order = f"'classes: [{', '.join(here)}]'" if len(here) <= _SHOWN else f"the 'classes' of {source}, in its order"
+    if set(here) <= set(there):
+        return f"give {target} {in_order}"
+    both = [name for name in here if name in there]
+    if source.startswith("data.") and both and len(both) < len(here):
+        return (
+            f"correct the names in one of the files, or give both data sets the classes that both have: "
+            f"'classes: [{_listed(both)}]'"
         )
-        parts += [f"{source} lacks {', '.join(map(repr, extra[:5]))}"] if extra else []
-        difference = "; ".join(parts)
-    raise DataError(f"the classes of {target} ({len(there)}) are not those of {source} ({len(classes)}): {difference}")
+    if source.startswith("data."):
+        return "correct the names in one of the files, so that both data sets have the same classes"
+    return f"evaluate on data with the model's classes: correct the names in the file, or give {target} {in_order}"

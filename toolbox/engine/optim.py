@@ -35,6 +35,8 @@ class SGD(torch.optim.SGD):
     def __init__(
         self, params: Params, lr: float, *, momentum: float = 0.9, weight_decay: float = 1e-4, nesterov: bool = False
     ) -> None:
+        if momentum < 0:
+            raise ValueError(f"momentum is 0 or more, got {momentum:g}")
         super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
 
 
@@ -159,6 +161,7 @@ class MultiStep:
     warmup_factor: float = 0.001
 
     def __post_init__(self) -> None:
+        _check_warmup(self.warmup_steps, self.warmup_factor)
         at = self.drops()
         if any(m < 0 for m in self.milestones) or list(at) != sorted(at) or len({*self.milestones}) < len(at):
             raise ConfigError(
@@ -207,6 +210,9 @@ class Cosine:
     warmup_steps: int | None = None
     warmup_factor: float = 0.001
 
+    def __post_init__(self) -> None:
+        _check_warmup(self.warmup_steps, self.warmup_factor)
+
     def __call__(self, step: int) -> float:
         """Factor on the base learning rate for the optimizer step number `step`, from 0."""
         start = _warmup_length(self.steps, self.warmup_steps)
@@ -214,6 +220,16 @@ class Cosine:
             return _warmup(step, self.steps, self.warmup_steps, self.warmup_factor)
         done = min(1.0, (step - start) / max(1, self.steps - start))
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _check_warmup(warmup_steps: int | None, warmup_factor: float) -> None:
+    wrong = []
+    if warmup_steps is not None and warmup_steps < 0:
+        wrong.append(f"warmup_steps is 0 (no warm-up) or more, got {warmup_steps}")
+    if not 0 <= warmup_factor <= 1:
+        wrong.append(f"warmup_factor lies between 0 and 1, got {warmup_factor:g}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def _warmup_length(steps: int, warmup_steps: int | None) -> int:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import yaml
 
-from toolbox.errors import ConfigError, Problem, ToolboxError
+from toolbox.errors import ConfigError, Problem, StorageError, ToolboxError
 from toolbox.weights import replacing
 from toolbox.yaml_nodes import write_inline
 
@@ -69,6 +69,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise ToolboxError(f"{self.path}: this is a file; give a folder for the run") from None
+        except OSError as error:
+            raise self._unusable(error) from error
         self._refuse_foreign()
         with self._locked():
             self._prepare(config, resume)
@@ -101,7 +103,11 @@ class RunFolder:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the lock file. The system drops the lock of a dead process, so a stale one is simply taken over."""
-        with self.lock.open("a+") as file:
+        try:
+            file = self.lock.open("a+")
+        except OSError as error:
+            raise self._unusable(error) from error
+        with file:
             _lock(file, self.path)
             file.truncate(0)
             file.write(f"{os.getpid()} on {socket.gethostname()}\n")
@@ -109,10 +115,17 @@ class RunFolder:
             yield
             file.truncate(0)
 
+    def _unusable(self, error: OSError) -> StorageError:
+        reason = error.strerror or str(error)
+        return StorageError(f"{self.path}: the run folder cannot be written: {reason}; name another with --run")
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add one line to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add one line to `metrics.jsonl`; on a full disk it is left out, for the run is worth more than a line."""
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            logger.warning("%s: a line is left out: %s", self.metrics, error.strerror or error)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines after `step`: what an interrupted run logged beyond its last checkpoint comes again."""

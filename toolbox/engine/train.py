@@ -19,12 +19,12 @@ from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
 from toolbox.engine.evaluate import evaluate
-from toolbox.engine.job import Job, prepare
+from toolbox.engine.job import Job, device_of, prepare
 from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.window import Window
+from toolbox.errors import StorageError
 from toolbox.inference.pictures import draw_dataset
-from toolbox.inference.predictor import choose_device
 from toolbox.schema import Config
 from toolbox.structures import Batch
 
@@ -60,7 +60,7 @@ def train(
     Raises:
         TrainingDiverged: a loss is not finite; the last checkpoint is kept.
     """
-    choose_device(config.train.device, instead="train.device=cpu")  # before anything is written
+    device_of(config)  # before anything is written
     folder = RunFolder(run)
     with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop:
         job = prepare(config, folder)
@@ -93,7 +93,7 @@ def train(
                     on_progress(Progress("train", done, settings.steps, record))
                 evaluating = _evaluation_due(job, done)
                 if evaluating or done % settings.checkpoint_every == 0 or stop.is_set():
-                    job.save()
+                    _save(job, last=finished or stop.is_set())
                 if stop.is_set():
                     raise Stopped
                 if evaluating:
@@ -103,6 +103,17 @@ def train(
         if stop.is_set():
             logger.info("stopped after step %d of %d; go on with --resume", state.step, settings.steps)
         return {"step": state.step, "finished": finished and not stop.is_set(), "metrics": metrics}
+
+
+def _save(job: Job, *, last: bool) -> None:
+    """Write a checkpoint; where the disk is full, a run that has steps to do goes on and tries again."""
+    try:
+        job.save()
+    except StorageError as error:
+        way = "once there is room, --resume goes on from the last checkpoint that was written"
+        if last:
+            raise StorageError(f"{error}; {way}") from error
+        logger.error("%s; training goes on, and the next checkpoint is tried again", error)
 
 
 def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from toolbox.engine.coco_metrics import coco_results
-from toolbox.errors import DataError
+from toolbox.errors import DataError, near_path
 from toolbox.inference.images import read_image
 from toolbox.inference.pictures import write_picture
 from toolbox.inference.predictor import Predictor
@@ -46,9 +46,15 @@ def find_images(inputs: Sequence[str], channels: int = 3) -> list[Path]:
     Raises:
         DataError: a folder or a pattern without any image, or no input exists.
     """
+    here = f" (paths are relative to the current folder, {Path.cwd()})"
     absent = [entry for entry in inputs if not Path(entry).exists() and not glob.has_magic(entry)]
     if len(absent) == len(inputs):
-        raise DataError("\n".join(f"{entry}: no such file or folder" for entry in absent))
+        raise DataError(
+            "\n".join(
+                f"{entry}: no such file or folder{near_path(entry) or ('' if Path(entry).is_absolute() else here)}"
+                for entry in absent
+            )
+        )
     suffixes = IMAGE_SUFFIXES if channels == 3 else IMAGE_SUFFIXES + ARRAY_SUFFIXES
     found: dict[Path, None] = {}
     for entry in inputs:
@@ -132,7 +138,9 @@ class ResultFolder:
             temporary = self._stack.enter_context(replacing(self.results_path))
             results = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
         except OSError as error:
-            raise DataError(f"{self.path}: results cannot be written here: {error.strerror}") from None
+            raise DataError(
+                f"{self.path}: results cannot be written here: {error.strerror}; name a folder with --out"
+            ) from None
         results.write("[")
         return results
 

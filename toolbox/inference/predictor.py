@@ -132,5 +132,6 @@ def choose_device(device: str | torch.device, *, instead: str = "device='cpu'") 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         seen = {0: "no GPU", 1: "1 GPU"}.get(count, f"{count} GPUs")
-        raise DeviceError(f"device '{device}' is not there: PyTorch sees {seen} here; use {instead}")
+        other = "" if count == 0 else "cuda:0 or " if count == 1 else f"cuda:0 … cuda:{count - 1} or "
+        raise DeviceError(f"device '{device}' is not there: PyTorch sees {seen} here; use {other}{instead}")
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox.weights.atomic import replacing
-from toolbox.weights.files import kind_of_file, load_model, save_model
+from toolbox.weights.files import kind_of_file, load_model, not_weights, save_model
 from toolbox.weights.loading import load_weights
 
-__all__ = ["kind_of_file", "load_model", "load_weights", "replacing", "save_model"]
+__all__ = ["kind_of_file", "load_model", "load_weights", "not_weights", "replacing", "save_model"]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, near_path
 from toolbox.weights.atomic import replacing
 
 
@@ -30,8 +30,11 @@ def save_model(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Map
         # safetensors refuses shared memory; tied weights are tied again by the module that loads them
         tensors[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {"format": "pt", **metadata})
+    with replacing(path, needed=sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        try:
+            save_file(tensors, temporary, {"format": "pt", **metadata})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,7 +48,7 @@ def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such file"
+        what = "is a folder" if path.is_dir() else f"no such file{near_path(path)}"
         raise CheckpointError(f"{path}: {what}; expected a .safetensors file (a run folder holds model.safetensors)")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -69,11 +72,22 @@ def _diagnosis(path: Path, error: Exception) -> str:
     if kind == "empty":
         return "the file is empty; copy or train it again"
     if kind == "other":
-        return "this is not a weight file; expected the model.safetensors of a run"
+        return f"{not_weights(path)}; expected the model.safetensors of a run"
     return (
         f"not a whole safetensors file ({error}); "
         "it may be truncated: compare its size with the original's and copy it again"
     )
+
+
+def not_weights(path: Path) -> str:
+    """What a file is that holds no weights, and how that comes about."""
+    with path.open("rb") as file:
+        start = file.read(200).lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "this is a web page, not a weight file; download the file itself again"
+    if start.startswith(b"version https://git-lfs"):
+        return "this is a pointer of Git LFS, not the weights; run 'git lfs pull'"
+    return "this is not a weight file"
 
 
 def kind_of_file(path: Path) -> Literal["safetensors", "pickle", "empty", "other"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from toolbox.models.backbones.weights import load_backbone_weights
+from toolbox.models.backbones.weights import load_backbone_weights, pretrained_sought
 from toolbox.models.heads.layers import group_norm
 from toolbox.registry import BACKBONES, ROI_STAGES
 from toolbox.structures import FeatureSpec, PixelStats, RoIShape
+
+logger = logging.getLogger("toolbox")
 
 BlockNorm = Literal["frozen_bn", "bn", "gn"]
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -192,6 +195,12 @@ class ResNet(nn.Module):
             raise ValueError(
                 "norm 'frozen_bn' needs pretrained weights: frozen statistics of a random network mean nothing; "
                 "set weights (IMAGENET1K_V1, or a file), or norm: gn to train from scratch"
+            )
+        if frozen_stages and weights is None and pretrained_sought():
+            logger.warning(
+                "model.backbone.frozen_stages: %d stages keep random values, as there are no pretrained weights; "
+                "set weights, or frozen_stages: 0",
+                frozen_stages,
             )
         self.pixels = pixels.for_channels(in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)

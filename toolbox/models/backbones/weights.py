@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, did_you_mean
-from toolbox.weights import kind_of_file
+from toolbox.weights import kind_of_file, not_weights
 
 _use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
@@ -100,7 +101,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     if kind == "empty":
         return "the file is empty; copy it again"
     if kind == "other":
-        return "this is not a file of weights; expected .safetensors, or .pth or .pt of PyTorch"
+        return f"{not_weights(path)}; expected .safetensors, or .pth or .pt of PyTorch"
     if (kind == "safetensors") != (path.suffix == ".safetensors"):
         right = ".safetensors" if kind == "safetensors" else ".pth"
         return f"holds weights in another format than its name says; rename it to {path.stem}{right}"
@@ -130,7 +131,17 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
     if missing:
         raise CheckpointError(
             f"{source}: {len(missing)} of {len(wanted)} tensors of the backbone are not in it, first '{missing[0]}'; "
-            f"it has {len(state)} tensors, first '{next(iter(state), 'none')}'"
+            f"it has {len(state)} tensors, first '{next(iter(state), 'none')}'; give weights of this network, "
+            "its tensors named as torchvision or timm name them"
+        )
+    # A frozen batch norm does not count batches, so those entries of a file never have a place.
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    deeper = [name for name in state if re.match(r"layer\d\.\d", name) and name not in own and name not in counters]
+    deeper = [name for name in deeper if any(known.startswith(name.partition(".")[0]) for known in own)]
+    if deeper:
+        raise CheckpointError(
+            f"{source}: these are weights of a deeper network: {len(deeper)} of its tensors have no place in this one, "
+            f"first '{deeper[0]}'; set the 'depth' that they were trained with"
         )
     fitted = {name: inflate(state[name], tensor.shape, in_channels) for name, tensor in wanted.items()}
     for name, tensor in wanted.items():

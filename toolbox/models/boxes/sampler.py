@@ -18,8 +18,11 @@ class RandomSampler:
     """
 
     def __init__(self, *, size: int = 512, positive_fraction: float = 0.25) -> None:
-        if size < 1 or not 0 < positive_fraction <= 1:
-            raise ValueError(f"needs size ≥ 1 and 0 < positive_fraction ≤ 1, got {size} and {positive_fraction}")
+        wrong = [] if size >= 1 else [f"size is 1 or more, got {size}"]
+        if not 0 < positive_fraction <= 1:
+            wrong.append(f"positive_fraction lies between 0 and 1 and is more than 0, got {positive_fraction:g}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
         self.size = size
         self.capacity = max(1, int(size * positive_fraction))
 

@@ -109,7 +109,7 @@ def _levels(
     chosen = names or [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE] or [*in_features]
     unknown = [name for name in chosen if name not in in_features]
     if unknown:
-        raise ValueError(f"no feature map named {', '.join(unknown)}; there are {', '.join(in_features)}")
+        raise ValueError(f"features: no feature map named {', '.join(unknown)}; there are {', '.join(in_features)}")
     channels = {in_features[name].channels for name in chosen}
     if len(channels) != 1:
         widths = ", ".join(f"{name}: {in_features[name].channels}" for name in chosen)
