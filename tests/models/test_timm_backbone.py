@@ -114,7 +114,7 @@ def test_parameters_that_no_map_needs_do_not_wait_for_a_gradient(name: str, stri
             {"name": "test_resnet", "frozen_stages": 6},
             r"^frozen_stages of 'test_resnet' is 0 \(none\) to 5 \(all\), got 6",
         ),
-        ({"name": "csatv2", "frozen_stages": 1}, "^frozen_stages must be 0 for 'csatv2': timm does not say"),
+        ({"name": "rdnet_tiny", "frozen_stages": 1}, "^frozen_stages must be 0 for 'rdnet_tiny': timm does not say"),
         ({"name": "test_vit", "weights": "IMAGENET1K_V1"}, "^weights is 'pretrained', 'package'.*got 'IMAGENET1K_V1'"),
         ({"name": "test_vit", "weights": "package"}, "^weights: the weight package is for tf_efficientnet_lite0"),
         ({"name": "resnet10t.nothing"}, "^name: timm has no weights 'nothing' of resnet10t"),

@@ -59,7 +59,8 @@ class TimmBackbone(nn.Module):
         for parameter, value in network.named_parameters():
             # Else distributed training waits for gradients that never come.
             value.requires_grad_(parameter not in plan.unused)
-        self._frozen = _freeze(network, _grouped(groups_of(plan.whole, coarse=True), names), frozen_stages, name)
+        stages = _grouped(groups_of(plan.whole, coarse=True), names) if frozen_stages else {}
+        self._frozen = _freeze(network, stages, frozen_stages, name)
         if norm == "frozen_bn":
             network = timm.layers.freeze_batch_norm_2d(network)
             rest = [module for module in network.modules() if isinstance(module, _BatchNorm)]  # of one dimension

@@ -207,11 +207,11 @@ def groups_of(whole: Any, *, coarse: bool) -> dict[str, int]:
     Args:
         coarse: by stages; else by blocks, as for layer decay.
     """
-    if not hasattr(whole, "group_matcher"):
+    try:
+        matcher = whole.group_matcher(coarse=coarse)
+    except (AttributeError, AssertionError):  # no grouping at all, or none by stages (RDNet)
         return {}
-    groups: dict[str, int] = import_timm().models.group_parameters(
-        whole, whole.group_matcher(coarse=coarse), reverse=True
-    )
+    groups: dict[str, int] = import_timm().models.group_parameters(whole, matcher, reverse=True)
     return groups
 
 
