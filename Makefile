@@ -36,6 +36,9 @@ quickstart: $(INSTALLED) ## train, evaluate and draw a small Mask R-CNN (a few m
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) tests plugins
 
+fuzz: $(INSTALLED) ## thousands of mutated configs, annotation files, images and model files (FUZZ_EXAMPLES of each kind)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -o 'python_files=fuzz_*.py' -o 'python_functions=fuzz_*' tests/fuzz
+
 lint: $(INSTALLED) ## check style, types and C++ formatting
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .

@@ -13,9 +13,9 @@ import pytest
 from toolbox import catalogue
 from toolbox.config import check
 from toolbox.json_schema import json_schema
-from toolbox.plan import signature_of, spell
 from toolbox.registry import FAMILIES
 from toolbox.schema import RunConfig, register_builtin
+from toolbox.signatures import signature_of, spell
 from toolbox.yaml_nodes import Findings, parse
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,8 +11,9 @@ import pytest
 
 from toolbox.config import check
 from toolbox.errors import CheckpointError, ConfigError
-from toolbox.plan import Component, Plan
+from toolbox.plan import Plan
 from toolbox.registry import FAMILIES, Registry
+from toolbox.signatures import Component
 from toolbox.yaml_nodes import Findings, apply_override, parse, write
 
 ENGINES = Registry("engine")
@@ -300,9 +301,9 @@ def test_weights_that_cannot_be_used_say_where_they_were_asked_for(turbine: None
 
 
 def test_a_fault_inside_a_constructor_says_whose_it_is(turbine: None) -> None:
-    with pytest.raises(KeyError) as caught:
-        load("engine:\n  {type: Turbine, refuse: broken}").build()
-    assert caught.value.__notes__ == ["raised by the constructor of Turbine: car.yaml:2:3: engine"]
+    (line,) = refusals("engine:\n  {type: Turbine, refuse: broken}")
+    assert line.startswith("car.yaml:2:3: engine: Turbine cannot be built with these settings: KeyError: ")
+    assert line.endswith("; --debug shows the whole traceback") and "test_config.py, line " in line
 
 
 def test_a_component_that_does_not_state_what_its_family_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,20 +21,18 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union
 
 from toolbox import __version__
-from toolbox.plan import (
+from toolbox.plan import Plan, plain, writable
+from toolbox.registry import FAMILIES, Registry
+from toolbox.signatures import (
     MISSING,
     Component,
-    Plan,
     Setting,
     Signature,
     StandIn,
     component_of,
     ordinary_classes,
-    plain,
     signature_of,
-    writable,
 )
-from toolbox.registry import FAMILIES, Registry
 
 PACKAGE = Path(__file__).parent
 

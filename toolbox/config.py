@@ -15,20 +15,19 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union
 
 from toolbox.errors import did_you_mean
-from toolbox.plan import (
+from toolbox.plan import Plan, base_of
+from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
+from toolbox.signatures import (
     MISSING,
     Component,
-    Plan,
     Setting,
     Signature,
-    base_of,
     component_of,
     members,
     ordinary_classes,
     signature_of,
     spell,
 )
-from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
 from toolbox.yaml_nodes import Findings, Node, Place
 
 INVALID: Any = object()  # stands for a value whose problem has been noted
@@ -121,8 +120,10 @@ class _Checker:
             if component.default is None:
                 return self._wrong(node, key, f"{_a(family.family)} needs a 'type' (registered: {registered})")
             named = Node(component.default, node.place)
+        if not isinstance(named.value, str):
+            return self._expected(named, f"{key}.type", f"the name of {_a(family.family)}, one of {registered}")
         try:
-            cls = family.get(str(named.value), advice=self.advice)
+            cls = family.get(named.value, advice=self.advice)
         except RegistryError as error:
             self.findings.add(named.place, f"{key}.type", f"{error}{self._elsewhere(named.value, family)}")
             return INVALID
@@ -350,8 +351,8 @@ def _classes(annotation: Any, node: Node | None) -> list[tuple[type, Registry | 
         if component:
             named = node.value.get("type") if node and node.is_mapping else None
             name = named.value if named else component.default
-            if name in component.family:
-                found.append((component.family.get(str(name)), component.family))
+            if isinstance(name, str) and name in component.family:
+                found.append((component.family.get(name), component.family))
         elif member in ordinary_classes(member):
             found.append((member, None))
     return found

@@ -8,7 +8,8 @@ from typing import Any
 
 from toolbox.docstrings import argument_docs, first_line
 from toolbox.errors import ToolboxError, did_you_mean
-from toolbox.plan import Plan, Setting, StandIn, plain, signature_of, spell, writable
+from toolbox.plan import Plan, plain, writable
+from toolbox.signatures import Setting, StandIn, signature_of, spell
 from toolbox.yaml_nodes import write_inline
 
 _WIDEST = 48  # characters of a value

@@ -9,8 +9,9 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union
 
 from toolbox.docstrings import argument_docs, summary
-from toolbox.plan import Component, Setting, component_of, members, ordinary_classes, plain, signature_of, writable
+from toolbox.plan import plain, writable
 from toolbox.registry import FAMILIES, Registry
+from toolbox.signatures import Component, Setting, component_of, members, ordinary_classes, signature_of
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 

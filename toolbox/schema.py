@@ -20,10 +20,11 @@ from toolbox.config import check
 from toolbox.data.resize import Resize
 from toolbox.errors import ConfigError, Problem
 from toolbox.models.box_branch import TestSettings
-from toolbox.plan import Component, Plan
+from toolbox.plan import Plan
 from toolbox.plugins import PluginError, load_installed, load_plugin, registered_by
 from toolbox.precheck import read_nodes, read_text
 from toolbox.registry import ADVICE, DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
+from toolbox.signatures import Component
 from toolbox.yaml_nodes import COMMAND_LINE, Findings, Node, write
 
 _COMPONENTS = (

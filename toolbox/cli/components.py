@@ -109,7 +109,7 @@ def _catalogue(plugins: Sequence[str]) -> Catalogue:
 
 def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
     """The ordinary classes that arguments take, and those that their arguments take; of one family, or of the YAML."""
-    from toolbox.plan import ordinary_classes, signature_of
+    from toolbox.signatures import ordinary_classes, signature_of
 
     chosen = [known.families[family]] if family else list(known.families.values())
     queue: list[tuple[type, Registry | None]] = [
@@ -127,7 +127,7 @@ def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
 
 def _class_lines(cls: type, registry: Registry | None = None) -> list[str]:
     from toolbox.docstrings import first_line
-    from toolbox.plan import signature_of, spell
+    from toolbox.signatures import signature_of, spell
 
     signature = signature_of(cls, registry)
     wired = f"({', '.join(signature.wired)})" if signature.wired else ""

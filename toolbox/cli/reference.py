@@ -5,8 +5,8 @@ from __future__ import annotations
 from toolbox.catalogue import Catalogue
 from toolbox.cli.components import parts_of, spell_default
 from toolbox.docstrings import argument_docs, summary
-from toolbox.plan import component_of, members, signature_of, spell
 from toolbox.registry import Registry
+from toolbox.signatures import component_of, members, signature_of, spell
 
 _HEAD = """# Config reference
 
