@@ -54,6 +54,7 @@ docs: $(INSTALLED) ## write what is made from the code: the schemas for editors 
 	$(BIN)/rcnn schema --out configs/schema.json
 	$(BIN)/rcnn schema plugins/boundary/boundary.yaml --out plugins/boundary/schema.json
 	$(BIN)/rcnn list --format markdown > docs/reference.md
+	$(BIN)/python benchmarks/mistakes.py > docs/messages.md
 
 build: $(INSTALLED) ## build the wheel and the source archive into dist/, each in an isolated environment
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet build
