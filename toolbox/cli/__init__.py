@@ -105,13 +105,31 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
 
 
+_NO_OPTIONS = {
+    f"--{name}": key
+    for key, names in {
+        "train.lr": ("lr", "learning-rate"),
+        "train.steps": ("steps", "max-iter"),
+        "train.batch": ("batch", "batch-size"),
+        "train.seed": ("seed",),
+        "train.device": ("device",),
+        "data.workers": ("workers", "num-workers"),
+    }.items()
+    for name in names
+}
+
+
 def _refuse_dashes(arguments: Sequence[str]) -> None:
-    """Config keys are no options; only they hold a dot."""
+    """Config keys are no options; they hold a dot, or are those that other tools have as options."""
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
-        if re.fullmatch(r"--\w+(\.\w+)+", name):
-            value = value if equals else next(iter(arguments[index + 1 :]), "VALUE")
-            raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {name[2:]}={value}")
+        value = value if equals else next(iter(arguments[index + 1 :]), "VALUE")
+        if name in ("--config", "--config-file", "--cfg"):
+            raise ToolboxError(f"no option '{name}': the config stands alone; write rcnn {arguments[0]} {value}")
+        known = arguments[0] in ("train", "eval", "check", "show") and name in _NO_OPTIONS
+        if known or re.fullmatch(r"--\w+(\.\w+)+", name):
+            key = _NO_OPTIONS.get(name, name[2:])
+            raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {key}={value}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
