@@ -252,7 +252,7 @@ def test_validation_classes_that_differ_are_named_before_training(
     class Misspelt(tiny_images):  # type: ignore[misc]
         classes = ("things",)
 
-    with pytest.raises(DataError, match="spelled alike: 'thing' ~ 'things'"):
+    with pytest.raises(DataError, match="spelled alike: 'things' ~ 'thing'"):
         train(tiny_config(val=Misspelt), tmp_path / "run")
 
 
