@@ -76,7 +76,7 @@ def test_what_is_written_installs_with_pip_and_is_then_found_without_being_named
     code = """\
 import sys
 from toolbox import load_config, build_detector
-from toolbox.inference.loading import model_metadata
+from toolbox.inference.metadata import model_metadata
 import json
 config = load_config(sys.argv[1], ["plugins=[]"])
 head = build_detector(config, classes=["a"]).instance["fill_share"].head

@@ -24,7 +24,8 @@ from toolbox.data.resize import Resize
 from toolbox.data.transforms import HorizontalFlip
 from toolbox.engine.coco_metrics import coco_metrics
 from toolbox.inference.images import read_image as read_upright
-from toolbox.inference.loading import load_detector, model_metadata
+from toolbox.inference.loading import load_detector
+from toolbox.inference.metadata import model_metadata
 from toolbox.models.builder import build_detector
 from toolbox.schema import config_from_text
 from toolbox.structures import Targets

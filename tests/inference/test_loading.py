@@ -14,7 +14,8 @@ import torch
 
 import toolbox
 from toolbox.errors import CheckpointError, ConfigError
-from toolbox.inference.loading import load_detector, model_metadata, read_skeleton
+from toolbox.inference.loading import load_detector
+from toolbox.inference.metadata import model_metadata, read_metadata
 from toolbox.models.builder import build_detector
 from toolbox.plugin_records import PluginRecord, Search, check_installed, keep_files, read_records, write_records
 from toolbox.schema import config_from_text
@@ -217,4 +218,4 @@ def test_another_version_of_the_toolbox_is_mentioned_only_where_loading_fails(fi
 def test_a_skeleton_comes_back_as_it_was() -> None:
     skeleton = Skeleton(names=("left", "right"), pairs=((0, 1),), limbs=((0, 1),), sigmas=(0.1, 0.2))
     metadata = model_metadata(config_from_text(CONFIG, "test.yaml"), CLASSES, (1, 2), skeleton)
-    assert read_skeleton(metadata["skeleton"]) == skeleton
+    assert read_metadata(metadata, Path("m.safetensors")).skeleton == skeleton

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -139,10 +138,11 @@ def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDet
 
 def _read_weights(path: Path, classes: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors of a weight file and the classes it was trained for; `classes` where it does not say."""
+    from toolbox.inference.metadata import read_classes
     from toolbox.weights import load_model
 
     state, metadata = load_model(path)
-    return state, tuple(json.loads(metadata["classes"])) if "classes" in metadata else tuple(classes)
+    return state, read_classes(metadata, path) if "classes" in metadata else tuple(classes)
 
 
 def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:

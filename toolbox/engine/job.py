@@ -21,7 +21,7 @@ from toolbox.engine.evaluate import check_classes
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, DeviceError, Problem
-from toolbox.inference.loading import model_metadata
+from toolbox.inference.metadata import model_metadata
 from toolbox.inference.predictor import choose_device
 from toolbox.models.builder import build_detector, check_ground_truth, check_wiring
 from toolbox.plan import Plan

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
 from toolbox import __version__
 from toolbox.errors import CheckpointError, ConfigError, Problem, ToolboxError
+from toolbox.inference.metadata import ModelMetadata, read_metadata, versions
 from toolbox.models.backbones.weights import without_pretrained
 from toolbox.models.builder import build_detector
-from toolbox.plan import Plan
-from toolbox.plugin_records import Search, check_installed, read_records, records_of, write_records
+from toolbox.plugin_records import Search, check_installed
 from toolbox.schema import Config, config_from_text, load_config
 from toolbox.structures import Skeleton
 from toolbox.weights import load_model, load_weights
@@ -46,42 +42,6 @@ class LoadedDetector:
     channels: int = 3
 
 
-def model_metadata(
-    config: Config, classes: Sequence[str], category_ids: Sequence[int], skeleton: Skeleton | None, channels: int = 3
-) -> dict[str, str]:
-    """What is stored in a model file beside the weights, as text."""
-    return {
-        "config": config.to_yaml(),
-        "classes": json.dumps(list(classes)),
-        "category_ids": json.dumps(list(category_ids)),
-        "skeleton": json.dumps(None if skeleton is None else asdict(skeleton)),
-        "channels": json.dumps(channels),
-        "toolbox": __version__,
-        "plugins": write_records(records_of(config.plugins, components_of(config.plan))),
-        "versions": json.dumps(versions()),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what a model's results depend on."""
-    return {
-        "toolbox": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def components_of(value: Any) -> set[str]:
-    """Names of the registered components that a plan is made of."""
-    if isinstance(value, Plan):
-        own = {value.cls.__name__} if value.family else set()
-        return own.union(*map(components_of, value.given.values()))
-    if isinstance(value, Mapping):
-        return set().union(*map(components_of, value.values()))
-    return set().union(*map(components_of, value)) if isinstance(value, list | tuple) else set()
-
-
 def load_detector(
     path: str | Path, overrides: Sequence[str] = (), *, plugins: Sequence[str | Path] = ()
 ) -> LoadedDetector:
@@ -103,7 +63,8 @@ def load_detector(
     file = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.exists():
         raise CheckpointError(f"{path}: holds no model.safetensors; a run writes it with its first checkpoint")
-    state, metadata = load_model(file)
+    state, text = load_model(file)
+    metadata = read_metadata(text, file)
     try:
         return _build(path, file, state, metadata, overrides, [str(plugin) for plugin in plugins])
     except ToolboxError as error:
@@ -118,45 +79,41 @@ def _build(
     path: Path,
     file: Path,
     state: dict[str, Tensor],
-    metadata: Mapping[str, str],
+    metadata: ModelMetadata,
     overrides: Sequence[str],
     plugins: Sequence[str],
 ) -> LoadedDetector:
     stored = path / "config.yaml"
     in_folder = path.is_dir() and stored.exists()
-    text = stored.read_text(encoding="utf-8") if in_folder else _entry(metadata, "config", file)
+    text = stored.read_text(encoding="utf-8") if in_folder else metadata.config
     overrides = [*_found_plugins(text, file, metadata, overrides, plugins), *overrides]
     config = load_config(stored, overrides) if in_folder else config_from_text(text, f"{file} (config)", overrides)
-    classes = tuple(json.loads(_entry(metadata, "classes", file)))
-    category_ids = tuple(json.loads(_entry(metadata, "category_ids", file)))
-    skeleton = read_skeleton(metadata.get("skeleton", "null"))
-    channels = int(json.loads(metadata.get("channels", "3")))
+    classes, skeleton, channels = metadata.classes, metadata.skeleton, metadata.channels
     with without_pretrained():
         model = build_detector(config, classes=classes, skeleton=skeleton, channels=channels)
     load_weights(model, state, str(file))
-    return LoadedDetector(model.eval(), config, classes, category_ids, skeleton, channels)
+    return LoadedDetector(model.eval(), config, classes, metadata.category_ids, skeleton, channels)
 
 
 def _found_plugins(
-    text: str, file: Path, metadata: Mapping[str, str], overrides: Sequence[str], plugins: Sequence[str]
+    text: str, file: Path, metadata: ModelMetadata, overrides: Sequence[str], plugins: Sequence[str]
 ) -> list[str]:
     """An override with the places where the config's plugins are now; none where they are where they were."""
     if any(override.startswith("plugins=") for override in overrides):
         return []
-    records = read_records(metadata.get("plugins", "[]"))
     config = parse(text, str(file), Findings())  # what is wrong with it is found when it is checked
     node = config.value.get("plugins")
     listed = [item.value for item in node.value if isinstance(item.value, str)] if node and node.is_list else []
     try:
-        found = Search(file.parent, plugins).entries(listed, records)
+        found = Search(file.parent, plugins).entries(listed, metadata.plugins)
         if not plugins:  # else they may bring it; a component that is missing is named when the config is checked
-            check_installed(records)
+            check_installed(metadata.plugins)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     return [] if found == listed else [f"plugins={json.dumps(found)}"]
 
 
-def _with_versions(error: ToolboxError, metadata: Mapping[str, str], file: Path) -> ToolboxError:
+def _with_versions(error: ToolboxError, metadata: ModelMetadata, file: Path) -> ToolboxError:
     """The error, and whether another version of the toolbox wrote the file, which may be the cause."""
     note = _other_version(metadata)
     if note is None:
@@ -166,36 +123,14 @@ def _with_versions(error: ToolboxError, metadata: Mapping[str, str], file: Path)
     return type(error)(f"{error}\n{file}: {note}")
 
 
-def _other_version(metadata: Mapping[str, str]) -> str | None:
-    written = metadata.get("toolbox")
-    if written is None or written == __version__:
+def _other_version(metadata: ModelMetadata) -> str | None:
+    then = metadata.versions
+    written = then.get("toolbox", __version__)
+    if written == __version__:
         return None
-    then = json.loads(metadata.get("versions", "{}"))
     others = [f"{name} {then[name]}" for name, now in versions().items() if name in then and then[name] != now]
     with_those = ", ".join([f"toolbox {written}", *(other for other in others if not other.startswith("toolbox "))])
     return (
         f"it was written by {with_those}, and this is toolbox {__version__}; if that is the cause, "
         f"pip install 'rcnn-toolbox=={written}' reads it"
     )
-
-
-def read_skeleton(text: str) -> Skeleton | None:
-    """The skeleton that `model_metadata` wrote."""
-    fields = json.loads(text)
-    if fields is None:
-        return None
-    return Skeleton(
-        names=tuple(fields["names"]),
-        pairs=tuple((a, b) for a, b in fields["pairs"]),
-        limbs=tuple((a, b) for a, b in fields["limbs"]),
-        sigmas=tuple(fields["sigmas"]),
-    )
-
-
-def _entry(metadata: Mapping[str, str], name: str, file: Path) -> str:
-    if name not in metadata:
-        raise CheckpointError(
-            f"{file}: has no '{name}' in its metadata, so it was not written by a run of this toolbox; "
-            "give the run's folder, or build the model from a config and load the weights into it"
-        )
-    return metadata[name]

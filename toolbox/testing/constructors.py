@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from toolbox.plan import signature_of
+from toolbox.signatures import signature_of
 from toolbox.testing.case import Case, Check, check, expect
 
 
