@@ -116,7 +116,7 @@ MISTAKES: tuple[Mistake, ...] = (
                                                                     folder / "other.safetensors")),
             "other.safetensors", "PyTorch pickle", "safetensors.torch.save_file"),
     damaged("weights without a config", "predict other.safetensors x.png --out out",
-            several(without_metadata, write(b"", "x.png")), "other.safetensors", "no 'config'", "config"),
+            several(without_metadata, write(b"", "x.png")), "other.safetensors", "in its metadata", "build the model from a config"),
     typed("another width of the neck", f"{EVAL_CONFIG} model.neck.out_channels=16", MODEL,
           ["neck.lateral.c2.0.weight (8, 64, 1, 1), the model has (16, 64, 1, 1)", "tensors fit"],
           "use the config the weights were trained with"),
