@@ -146,10 +146,14 @@ def _read_weights(path: Path, classes: Sequence[str]) -> tuple[dict[str, Tensor]
 
 
 def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
+    from toolbox.data.interfaces import channels_of
     from toolbox.engine.evaluate import check_classes
 
     if len(dataset) == 0:
         raise ToolboxError("data.val has no images to evaluate on")
+    if channels_of(dataset) != loaded.channels:
+        reads = f"{source} reads images of {loaded.channels} channels, those of data.val have {channels_of(dataset)}"
+        raise ToolboxError(f"{reads}; set data.val.channels={loaded.channels}, or give a model of such images")
     check_classes(loaded.classes, dataset, str(source), "data.val")
 
 

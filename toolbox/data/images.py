@@ -133,7 +133,7 @@ def _from_pillow(content: np.ndarray) -> np.ndarray:
 def _from_numpy(content: np.ndarray) -> np.ndarray:
     try:
         pixels = np.load(io.BytesIO(content.tobytes()), allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError, OSError) as error:
+    except Exception as error:  # its header is parsed as Python, which fails in a dozen ways
         raise BadImage(f"not an array that NumPy reads ({error}); write it again by numpy.save") from None
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise BadImage(f"the array has the shape {pixels.shape}; an image is (height, width, channels)")

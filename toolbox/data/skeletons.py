@@ -48,9 +48,9 @@ def skeleton_of(
     if not with_joints:
         return None
     first = with_joints[0]
-    names = tuple(map(str, first["keypoints"]))
+    names = _names(first, where)
     for category in with_joints[1:]:
-        if tuple(map(str, category["keypoints"])) != names:
+        if _names(category, where) != names:
             raise DataError(
                 f"{where}: categories '{first['name']}' and '{category['name']}' have different keypoints; "
                 f"a data set has one skeleton: choose with 'classes', or set 'keypoints: false'"
@@ -64,6 +64,16 @@ def skeleton_of(
         )
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: category '{first['name']}': {error}") from error
+
+
+def _names(category: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    names = category["keypoints"]
+    if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+        raise DataError(
+            f"{where}: category '{category['name']}': keypoints is {names!r:.60}; it is a list of joint names, "
+            "or left out of a category without joints"
+        )
+    return tuple(map(str, names))
 
 
 def _pairs(category: Mapping[str, Any], names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:

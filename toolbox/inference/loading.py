@@ -13,11 +13,11 @@ from toolbox import __version__
 from toolbox.errors import CheckpointError, ConfigError, Problem, ToolboxError
 from toolbox.inference.metadata import ModelMetadata, read_metadata, versions
 from toolbox.models.backbones.weights import without_pretrained
-from toolbox.models.builder import build_detector
+from toolbox.models.builder import build_detector, check_wiring
 from toolbox.plugin_records import Search, check_installed
 from toolbox.schema import Config, config_from_text, load_config
 from toolbox.structures import Skeleton
-from toolbox.weights import load_model, load_weights
+from toolbox.weights import check_fits, load_model, load_weights
 from toolbox.yaml_nodes import Findings, parse
 
 
@@ -90,6 +90,9 @@ def _build(
     config = load_config(stored, overrides) if in_folder else config_from_text(text, f"{file} (config)", overrides)
     classes, skeleton, channels = metadata.classes, metadata.skeleton, metadata.channels
     with without_pretrained():
+        # First without memory: metadata and weights that contradict each other may ask for more than there is.
+        outline = check_wiring(config, classes=classes, skeleton=skeleton, channels=channels, weights=False)
+        check_fits(outline, state, str(file))
         model = build_detector(config, classes=classes, skeleton=skeleton, channels=channels)
     load_weights(model, state, str(file))
     return LoadedDetector(model.eval(), config, classes, metadata.category_ids, skeleton, channels)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from toolbox.weights.atomic import replacing
 from toolbox.weights.files import kind_of_file, load_model, not_weights, save_model
-from toolbox.weights.loading import load_weights
+from toolbox.weights.loading import check_fits, load_weights
 
-__all__ = ["kind_of_file", "load_model", "load_weights", "not_weights", "replacing", "save_model"]
+__all__ = ["check_fits", "kind_of_file", "load_model", "load_weights", "not_weights", "replacing", "save_model"]

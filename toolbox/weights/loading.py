@@ -23,6 +23,17 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
     Raises:
         CheckpointError: tensors are missing, unexpected or of another shape; the model is left unchanged.
     """
+    check_fits(model, state_dict, source)
+    known = model.state_dict()
+    model.load_state_dict({name: tensor for name, tensor in state_dict.items() if name in known}, strict=False)
+
+
+def check_fits(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """See that `load_weights` would succeed; a model on the meta device is enough.
+
+    Raises:
+        CheckpointError: tensors are missing, unexpected or of another shape.
+    """
     own = model.state_dict()
     missing = [name for name in own if name not in state_dict and not name.endswith(_OPTIONAL)]
     unexpected = [name for name in state_dict if name not in own and not name.endswith(_OPTIONAL)]
@@ -42,7 +53,6 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str
             " (another number of classes changes the last layers of the heads)",
         ]
         raise CheckpointError("\n".join(findings))
-    model.load_state_dict({name: state_dict[name] for name in shared}, strict=False)
 
 
 def _listed(kind: str, findings: Sequence[str]) -> list[str]:
