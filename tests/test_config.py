@@ -173,10 +173,10 @@ wight: 3
         "car.yaml:2:9: engine.type: no engine named 'Deisel'; did you mean 'Diesel'? (registered: Diesel, Electric; "
         "a plugin's file or module must be listed under 'plugins:')",
         "car.yaml:3:22: wheel: 'in_power' is filled in by the builder; remove it",
-        "car.yaml:5:3: brakes: Brakes has no argument 'dics'; did you mean 'discs'?",
+        "car.yaml:5:3: brakes: there is no setting 'dics' here; did you mean 'discs'?",
         "car.yaml:6:9: brakes.pads: expected int, got 1.5",
         "car.yaml:7:12: gears.1: expected int, got 'two'",
-        "car.yaml:8:1: Car has no argument 'wight'; did you mean 'weight'?",
+        "car.yaml:8:1: there is no section 'wight'; did you mean 'weight'?",
     ]
 
 
@@ -184,7 +184,7 @@ wight: 3
     ("text", "line"),
     [
         ("engine: {type: Electric}", "car.yaml:1:9: engine: Electric needs the argument 'power' (float)"),
-        ("weight: 3", "car.yaml:1:1: Car needs the argument 'engine' (engine)"),
+        ("weight: 3", "car.yaml:1:1: 'engine' (engine) must be given"),
         (
             "engine: {power: 3}",
             "car.yaml:1:9: engine: an engine needs a 'type' (registered: Diesel, Electric)",
@@ -232,7 +232,7 @@ wight: 3
         ),
         (
             "engine: {type: Diesel}\nbrakes: {type: Brakes}",
-            "car.yaml:2:10: brakes: Brakes has no argument 'type'; it is always Brakes here, remove it",
+            "car.yaml:2:10: brakes: there is no setting 'type' here; it is always Brakes, remove it",
         ),
         (
             "engine: {type: Diesel}\nbrakes: 3",
@@ -246,7 +246,7 @@ def test_a_mistake_is_reported_where_it_is_with_what_fits(text: str, line: str) 
 
 def test_an_argument_on_the_wrong_floor_is_pointed_to_where_it_belongs() -> None:
     assert problems("engine: {type: Diesel}\ncylinders: 8") == [
-        "car.yaml:2:1: Car has no argument 'cylinders'; did you mean 'engine.cylinders'?"
+        "car.yaml:2:1: there is no section 'cylinders'; did you mean 'engine.cylinders'?"
     ]
 
 
@@ -375,7 +375,7 @@ def test_an_override_with_nothing_after_the_sign_is_null() -> None:
     ("override", "line"),
     [
         ("weight=fast", "command line: weight=fast: expected float"),
-        ("weigth=3", "command line: weigth=3: Car has no argument 'weigth'; did you mean 'weight'?"),
+        ("weigth=3", "command line: weigth=3: there is no section 'weigth'; did you mean 'weight'?"),
         (
             "engine.cylindres=3",
             "command line: engine.cylindres=3: Diesel has no argument 'cylindres'; did you mean 'cylinders'?",

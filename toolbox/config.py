@@ -92,7 +92,7 @@ class _Checker:
             elif name in signature.wired:
                 self.findings.add(place, key, f"'{name}' is filled in by the builder; remove it")
             elif not (family and name == "type"):
-                message = _unknown(cls, name, node, signature, self.root)
+                message = _unknown(cls, family, name, node, signature, self.root)
                 self.findings.add(place, key, message + _left_over(cls, key, node, place))
         for name, setting in signature.settings.items():
             inner = f"{key}.{name}".lstrip(".")
@@ -102,7 +102,7 @@ class _Checker:
             if component and component.default and not setting.required:
                 given[name] = self.value(Node({}, node.place), setting, inner)
             elif setting.required:
-                self.findings.add(node.place, key, _absent(cls, setting))
+                self.findings.add(node.place, key, _absent(cls, family, setting))
         return Plan(cls, given, key=key, place=node.place, family=family, places=places, base=base, deferred=deferred)
 
     def component(self, node: Node, component: Component, key: str, *, default: Any, deferred: bool) -> Any:
@@ -276,7 +276,7 @@ def _shape_of(node: Node) -> str:
     return "mapping" if node.is_mapping else "list" if node.is_list else "scalar"
 
 
-def _absent(cls: type, setting: Setting) -> str:
+def _absent(cls: type, owner: Registry | None, setting: Setting) -> str:
     """The message about an argument that must be given and is not; a mapping is a section to the one who writes it."""
     component = component_of(setting.annotation)
     parts = ordinary_classes(setting.annotation)
@@ -285,7 +285,8 @@ def _absent(cls: type, setting: Setting) -> str:
     elif parts == [setting.annotation]:
         part, family = parts[0], None
     else:
-        return f"{cls.__name__} needs the argument '{setting.name}' ({spell(setting.annotation)})"
+        needed = f"'{setting.name}' ({spell(setting.annotation)})"
+        return f"{cls.__name__} needs the argument {needed}" if owner else f"{needed} must be given"
     return f"the section '{setting.name}:' is missing; {_needed(part, family, setting.name)}"
 
 
@@ -311,11 +312,18 @@ def _left_over(cls: type, key: str, node: Node, place: Place) -> str:
     return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
 
 
-def _unknown(cls: type, name: Any, node: Node, signature: Signature, root: tuple[type, Node]) -> str:
+def _unknown(
+    cls: type, family: Registry | None, name: Any, node: Node, signature: Signature, root: tuple[type, Node]
+) -> str:
     """The message about an argument that `cls` has not: where it belongs, or what is spelled like it."""
-    message = f"{cls.__name__} has no argument '{name}'"
+    if node is root[1]:
+        message = f"there is no section '{name}'"
+    elif family is None:
+        message = f"there is no setting '{name}' here"
+    else:
+        message = f"{cls.__name__} has no argument '{name}'"
     if name == "type":
-        return f"{message}; it is always {cls.__name__} here, remove it"
+        return f"{message}; it is always {cls.__name__}, remove it"
     path = _belongs(str(name), signature, node)
     if path:
         return f"{message}; did you mean '{path}'?"
