@@ -1,7 +1,7 @@
 """Make the pictures of the README and the guides, from what the toolbox itself generates and trains.
 
-    make quickstart                            # trains the model that the first picture needs
-    python docs/pictures.py runs/quickstart    # writes docs/pictures/*.png
+make quickstart                            # trains the model that the first picture needs
+python docs/pictures.py runs/quickstart    # writes docs/pictures/*.png
 """
 
 from __future__ import annotations
