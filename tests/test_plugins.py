@@ -150,6 +150,10 @@ def test_absent_plugins_say_how_to_write_them(tmp_path: Path) -> None:
         load_plugin("nothing.py", tmp_path)
     with pytest.raises(PluginError, match=r"no module named 'nothing_here'; a file is written as a path"):
         load_plugin("nothing_here.heads", tmp_path)
+    (tmp_path / "my_heads").mkdir()
+    (tmp_path / "my_heads" / "__init__.py").touch()
+    with pytest.raises(PluginError, match=r"a folder is written as a path, e\.g\. \./my_heads$"):
+        load_plugin("my_heads", tmp_path)
 
 
 def test_a_plugin_named_on_the_command_line_is_relative_to_the_current_folder(

@@ -191,8 +191,10 @@ def _load(entry: str, folder: Path) -> str:
         importlib.import_module(entry)
     except ModuleNotFoundError as error:
         if error.name is not None and (entry == error.name or entry.startswith(f"{error.name}.")):
+            is_folder = (folder / entry / "__init__.py").is_file()
+            kind, example = ("folder", entry) if is_folder else ("file", f"{entry}.py")
             raise PluginError(
-                f"no module named '{error.name}'; a file is written as a path, e.g. ./{entry}.py"
+                f"no module named '{error.name}'; a {kind} is written as a path, e.g. ./{example}"
             ) from error
         raise PluginError(_reason(error, _package_of(entry))) from error
     except Exception as error:
