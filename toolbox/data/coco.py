@@ -165,9 +165,10 @@ def _chosen_categories(
 ) -> list[Mapping[str, Any]]:
     """The categories in order of their labels."""
     for category in categories:
-        if not isinstance(category, Mapping) or not whole(category.get("id")) or category.get("name") is None:
+        known = isinstance(category, Mapping) and whole(category.get("id"))
+        if not known or not isinstance(category.get("name"), (str, int)):
             raise DataError(
-                f"{file}: category {category!r} lacks a name, or an id that is a whole number from 0; "
+                f"{file}: category {category!r:.80} lacks a name, or an id that is a whole number from 0; "
                 'write {"id": 1, "name": …}'
             )
     for key in ("id", "name"):

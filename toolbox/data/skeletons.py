@@ -62,7 +62,7 @@ def skeleton_of(
             limbs=tuple((int(a) - 1, int(b) - 1) for a, b in first.get("skeleton", ())),
             sigmas=_sigmas(first, names, sigmas, where),
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{where}: category '{first['name']}': {error}") from error
 
 

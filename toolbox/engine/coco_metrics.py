@@ -73,7 +73,7 @@ def coco_metrics(
     for extra in limits[3:]:
         summary[f"AP@{extra}"] = _mean(precision[..., 0, 3])
         summary[f"AR@{extra}"] = _mean(recall[..., 0, 3])
-    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    names = {category["id"]: str(category["name"]) for category in ground_truth["categories"]}
     at = 0 if kind == "keypoints" else 2
     per_class = {names[c]: _mean(precision[:, :, k, 0, at]) for k, c in enumerate(evaluator.params.catIds)}
     return {**summary, "per_class": per_class}
