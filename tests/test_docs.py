@@ -251,8 +251,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_block_of_the_page_runs(page: str, desk: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of(page):
+        os.chdir(desk)  # a `cd` holds for its block
         if not block.note.startswith("not run: "):
             run_block(block, page, names)
+    os.chdir(desk)
     if page == "README.md":
         assert names["pooled"].shape == (1, 256, 7, 7) and len(names["rles"]) == 1
         assert Path("found/predictions.json").exists() and Path("runs/fill/model.safetensors").exists()
