@@ -312,6 +312,17 @@ def test_every_family_has_a_line_in_the_guide_to_plugins() -> None:
     assert [family for family in FAMILIES if f"| `{family}`" not in text] == []
 
 
+def test_the_readme_counts_as_the_pages_that_it_links_to_do() -> None:
+    readme, messages, results = (
+        (ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/messages.md", "benchmarks/RESULTS.md")
+    )
+    planted = re.search(r"^(\d+) mistakes: ", messages, re.M)
+    assert planted and set(re.findall(r"(\d+) (?:planted )?mistakes", readme)) == {planted[1]}
+    tried = re.search(r"timm's (\d+) modules", results)
+    works = re.search(r"(\d+) of \d+ build, predict and learn", results)
+    assert tried and works and f"{works[1]} of timm's {tried[1]} modules" in readme
+
+
 def test_pictures_are_shown_and_small() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in WRITTEN)
     for picture in (ROOT / "docs/pictures").iterdir():
