@@ -74,3 +74,9 @@ def test_images_of_other_channels_need_a_backbone_that_reads_them() -> None:
     config = config_from_text(RUN, "run.yaml")
     model = check_wiring(config, classes=["a"], channels=5)
     assert model.backbone.conv1.weight.shape[1] == len(model.backbone.pixels.mean) == 5 and model.channels == 5
+
+
+def test_a_branch_is_left_out_by_an_override() -> None:
+    config = config_from_text(RUN, "run.yaml", ["model.instance.mask=null"])
+    assert not check_wiring(config, classes=["a"]).instance
+    check_ground_truth(config, Boxes())

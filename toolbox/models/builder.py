@@ -155,6 +155,7 @@ def _build_rcnn(
     instance = {
         name: attempt(problems, partial(_build_instance, branch, features, pooled, num_classes, skeleton))
         for name, branch in (plan["instance"] or {}).items()
+        if branch is not None
     }
     if problems:
         raise ConfigError(problems)

@@ -31,7 +31,8 @@ class RCNN(nn.Module):
         rpn: maps to proposals.
         box: proposals to detections.
         neck: maps to maps; None to use the backbone's.
-        instance: tasks on detected objects by name, e.g. `mask`; empty for Faster R-CNN.
+        instance: tasks on detected objects by name, e.g. `mask`; empty for Faster R-CNN. One that is None is left out,
+            so that `model.instance.mask=null` is Faster R-CNN too.
         roi_stage: a backbone stage run on the box branch's pooled regions (C4 models), shared by the instance branches
             without an extractor.
     """
@@ -43,7 +44,7 @@ class RCNN(nn.Module):
         rpn: RPN,
         box: BoxBranch,
         neck: Neck | None = None,
-        instance: Mapping[str, InstanceBranch] | None = None,
+        instance: Mapping[str, InstanceBranch | None] | None = None,
         roi_stage: RoIStage | None = None,
     ) -> None:
         super().__init__()
@@ -52,7 +53,8 @@ class RCNN(nn.Module):
         self.rpn = rpn
         self.roi_stage = roi_stage
         self.box = box
-        self.instance: Mapping[str, InstanceBranch] = nn.ModuleDict(instance or {})  # type: ignore[assignment]
+        kept = {name: branch for name, branch in (instance or {}).items() if branch is not None}
+        self.instance: Mapping[str, InstanceBranch] = nn.ModuleDict(kept)  # type: ignore[assignment]
         maps = backbone.out_features if neck is None else neck.out_features
         deepest = max(spec.stride for spec in (*backbone.out_features.values(), *maps.values()) if spec.stride <= 32)
         self.preprocess = Preprocess(backbone.pixels, deepest)
