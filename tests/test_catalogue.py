@@ -127,3 +127,29 @@ def test_a_plugin_is_asked_itself(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     rcnn(cache, "list", "neck")
     assert rcnn(cache, "check", "plugins/boundary/boundary.yaml")[::2] == (0, True)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "3", '{"families": 3}', '{"families": {}, "parts": {}, "root": "x"}'])
+def test_a_record_of_something_else_is_passed_over(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torch")
+    file = catalogue._file()
+    assert file is not None
+    file.parent.mkdir()
+    file.write_text(text)
+    assert catalogue.load() is None
+
+
+@pytest.mark.parametrize("where", ["file", "source"])
+def test_what_cannot_be_looked_at_does_not_matter(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without permission, and a broken link among the sources, such as an editor's lock."""
+    register_builtin()
+    monkeypatch.delitem(sys.modules, "torch")
+    if where == "file":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("x" * 300)))  # longer than a file's name may be
+    else:
+        (tmp_path / ".#lock.py").symlink_to(tmp_path / "gone")
+        monkeypatch.setattr(catalogue, "PACKAGE", tmp_path)
+        monkeypatch.setattr(catalogue, "_fingerprint", catalogue._fingerprint.__wrapped__)
+    assert catalogue.load() is None
+    catalogue.save(RunConfig)

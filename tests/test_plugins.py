@@ -263,3 +263,21 @@ def test_the_digest_of_a_package_is_of_its_python_files_wherever_it_lies(tmp_pat
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     (tmp_path / "b" / "inner" / "__init__.py").write_text("y = 2")
     assert digest(tmp_path / "a") != digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('"a\\0.py"', "is no path: embedded null byte"),
+        ('"~nobody-of-this-name/heads.py"', "is no path: Could not determine home directory"),
+    ],
+)
+def test_an_entry_that_is_no_path_is_named(entry: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config_from_text(RUN.format(plugin=entry, transform="HorizontalFlip"), "run.yaml")
+
+
+def test_a_plugin_that_ends_the_process_does_not(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script.py')\n")
+    with pytest.raises(PluginError, match=r"SystemExit: usage: script\.py \(.*script\.py, line 2\)"):
+        load_plugin("script.py", tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from torch import nn
@@ -115,3 +115,10 @@ def test_methods_of_the_protocol_must_be_written_not_inherited_from_it() -> None
 def test_families_are_known_by_their_names() -> None:
     assert {"backbone", "neck", "rpn_head", "roi_extractor", "box_head", "instance_head", "detector"} <= set(FAMILIES)
     assert all(registry.family == name for name, registry in FAMILIES.items())
+
+
+@pytest.mark.parametrize("given", [(), ("Linear",), (lambda view, rng: view,)], ids=["nothing", "a name", "a function"])
+def test_the_forms_of_other_projects_are_answered(given: tuple[Any, ...]) -> None:
+    """Detectron2 writes `@R.register()`, MMDetection `@R.register_module("Name")`; functions cannot be checked."""
+    with pytest.raises(RegistryError, match=r"a head is a class.*; write \.register without parentheses"):
+        Registry("head").register(*given)

@@ -63,10 +63,12 @@ def save(root: type) -> None:
     Args:
         root: the class of the whole YAML.
     """
-    file = _file()
-    if file is None or file.exists() or not _only_builtin():
+    if not _only_builtin():
         return
     try:
+        file = _file()
+        if file is None or file.exists():
+            return
         file.parent.mkdir(parents=True, exist_ok=True)
         for old in file.parent.glob("catalogue-*.json"):
             old.unlink(missing_ok=True)
@@ -87,10 +89,12 @@ def load() -> Catalogue | None:
     Also None in a process that has imported torch: there is nothing to save then, and somebody may have registered
     components of their own.
     """
-    file = None if "torch" in sys.modules else _file()
+    if "torch" in sys.modules:
+        return None
     try:
+        file = _file()
         return None if file is None else read(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # it is a file, in which anything may stand
         return None
 
 

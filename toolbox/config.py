@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union
 
@@ -165,6 +166,9 @@ class _Checker:
         if isinstance(kind, type) and issubclass(kind, PurePath):
             text = self._scalar(node, str, key)
             return text if text is INVALID else Path(text)
+        if isinstance(annotation, type) and issubclass(annotation, Enum):
+            names = ", ".join(annotation.__members__)
+            return self._wrong(node, key, f"an enum cannot be set in YAML; annotate it as a Literal of {names}")
         if isinstance(annotation, type):
             if node.value is None:
                 return self._wrong(node, key, f"is empty; {_needed(annotation, None, key.rpartition('.')[2])}")

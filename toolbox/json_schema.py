@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, Union
 from toolbox.docstrings import argument_docs, summary
 from toolbox.plan import plain, writable
 from toolbox.registry import FAMILIES, Registry
-from toolbox.signatures import Component, Setting, component_of, members, ordinary_classes, signature_of
+from toolbox.signatures import (
+    Component,
+    Setting,
+    component_of,
+    members,
+    ordinary_classes,
+    signature_of,
+    why_unreadable,
+)
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
@@ -59,6 +67,8 @@ class _Writer:
 
     def arguments(self, cls: type, family: Registry | None = None) -> dict[str, Any]:
         """A mapping of the arguments of `cls`; of a component, its `type` too."""
+        if reason := why_unreadable(cls, family):
+            return {"type": "object", "description": reason}
         docs = argument_docs(cls)
         settings = signature_of(cls, family).settings
         properties = {name: self._property(setting, docs.get(name, "")) for name, setting in settings.items()}
@@ -112,9 +122,15 @@ class _Writer:
         if annotation in _SCALARS:
             return {"type": _SCALARS[annotation]}
         if ordinary_classes(annotation) == [annotation]:
-            self.parts[annotation.__name__] = annotation
-            return {"$ref": f"#/definitions/{annotation.__name__}"}
+            return {"$ref": f"#/definitions/{self._part(annotation)}"}
         return self._collection(origin or annotation, arguments)
+
+    def _part(self, cls: type) -> str:
+        """The definition of a class without a family: its name, with its module where two have one name."""
+        taken = cls.__name__ in self.families or self.parts.get(cls.__name__, cls) is not cls
+        name = f"{cls.__module__}.{cls.__qualname__}" if taken else cls.__name__
+        self.parts[name] = cls
+        return name
 
     def _collection(self, kind: Any, arguments: Sequence[Any]) -> dict[str, Any]:
         if not isinstance(kind, type):

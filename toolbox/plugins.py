@@ -60,6 +60,18 @@ def is_file(entry: str) -> bool:
     return entry.endswith(".py") or "/" in entry or os.sep in entry
 
 
+def resolved(entry: str, folder: Path) -> Path:
+    """The absolute path of an entry that is a file or folder.
+
+    Raises:
+        PluginError: no path can be like that.
+    """
+    try:
+        return (folder / Path(entry).expanduser()).resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a zero byte, a user who is not there, a loop of links
+        raise PluginError(f"{entry!r} is no path: {error}") from error
+
+
 def load_plugin(entry: str, folder: Path) -> str:
     """Import a plugin, once per process.
 
@@ -106,7 +118,7 @@ def code_of(entry: str, folder: Path = Path(".")) -> Path | None:
         PluginError: importing the package that holds a module fails.
     """
     if is_file(entry):
-        path = (folder / Path(entry).expanduser()).resolve()
+        path = resolved(entry, folder)
         return path if path.exists() else None
     try:
         spec = importlib.util.find_spec(entry)
@@ -184,7 +196,7 @@ def _names_in(module: str) -> set[str]:
 
 def _load(entry: str, folder: Path) -> str:
     if is_file(entry):
-        path = (folder / Path(entry).expanduser()).resolve()
+        path = resolved(entry, folder)
         _import_file(path)
         return str(path)
     try:
@@ -197,7 +209,7 @@ def _load(entry: str, folder: Path) -> str:
                 f"no module named '{error.name}'; a {kind} is written as a path, e.g. ./{example}"
             ) from error
         raise PluginError(_reason(error, _package_of(entry))) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(_reason(error, _package_of(entry))) from error
     return entry
 
@@ -265,7 +277,7 @@ def _import_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself must not end the command
         del sys.modules[name]
         raise PluginError(_reason(error, path)) from error
 

@@ -51,13 +51,16 @@ class Registry:
         self.protocol = protocol
         return protocol
 
-    def register(self, cls: T) -> T:
+    def register(self, cls: T = None) -> T:  # type: ignore[assignment]
         """Class decorator: add a component under its class name.
 
         Raises:
-            RegistryError: the name is taken by another class, the constructor hides its arguments behind
+            RegistryError: it is no class, the name is taken by another one, the constructor hides its arguments behind
                 `*args`/`**kwargs`, or it lacks a wired argument.
         """
+        if not isinstance(cls, type):  # as Detectron2's `register()` and MMDetection's `register_module("Name")` read
+            form = "write .register without parentheses, in the line above the class"
+            raise RegistryError(f"a {self.family} is a class, and its name is the class's own; {form}")
         name = cls.__name__
         known = self._classes.get(name)
         if known is not None and not _same_code(known, cls):

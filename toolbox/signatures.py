@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import types
 import typing
@@ -73,7 +74,7 @@ def signature_of(cls: type, family: Registry | None = None) -> Signature:
     """Read the constructor of `cls`. Wired is what its family or its class attribute `wired` names.
 
     Raises:
-        TypeError: an annotation cannot be resolved, or the constructor hides its arguments.
+        TypeError: an annotation or a default cannot be resolved, or the constructor hides its arguments.
     """
     if isinstance(cls, StandIn):
         return cls.signature
@@ -83,7 +84,7 @@ def signature_of(cls: type, family: Registry | None = None) -> Signature:
             cls if dataclasses.is_dataclass(cls) else inspect.unwrap(cls.__init__),  # type: ignore[misc]
             include_extras=True,
         )
-    except (NameError, ValueError) as error:
+    except Exception as error:  # an annotation is a plugin's code, which may raise anything
         raise TypeError(f"the constructor of {cls.__name__} cannot be read: {error}") from error
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values()):
         raise TypeError(f"the constructor of {cls.__name__} does not name its arguments")
@@ -102,6 +103,15 @@ def signature_of(cls: type, family: Registry | None = None) -> Signature:
     return Signature(settings, {name: p.default is MISSING for name, p in parameters.items() if name in names})
 
 
+def why_unreadable(cls: type, family: Registry | None = None) -> str:
+    """What `signature_of` has against the constructor of `cls`; empty where it can be read."""
+    try:
+        signature_of(cls, family)
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
 def component_of(annotation: Any) -> Component | None:
     """The family that an annotation asks for, or None."""
     if typing.get_origin(annotation) is Annotated:
@@ -118,13 +128,18 @@ def members(annotation: Any) -> tuple[Any, ...]:
 
 
 def ordinary_classes(annotation: Any) -> list[type]:
-    """The classes without a family that an annotation holds: what YAML writes as a mapping without `type`."""
+    """The classes without a family that an annotation holds: what YAML writes as a mapping without `type`.
+
+    A class that YAML cannot write (an enum, one whose constructor cannot be read) is none of them.
+    """
     if component_of(annotation):
         return []
     if arguments := typing.get_args(annotation):
         return [cls for argument in arguments for cls in ordinary_classes(argument)]
-    known = not isinstance(annotation, type) or annotation.__module__ in ("builtins", "types", "pathlib")
-    return [] if known else [annotation]
+    known = not isinstance(annotation, type) or annotation.__module__ in ("builtins", "types", "pathlib", "typing")
+    if known or issubclass(annotation, (Mapping, Sequence, enum.Enum)) or why_unreadable(annotation):
+        return []
+    return [annotation]
 
 
 def spell(annotation: Any) -> str:

@@ -125,3 +125,27 @@ def test_an_unknown_family_and_a_taken_class_are_refused(tmp_path: Path, capsys:
     assert rcnn("plugin", "new", "simple-feature-pyramid", "--family", "neck", "--into", str(tmp_path)) == 2
     assert "there is a neck 'SimpleFeaturePyramid' already" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "said"),
+    [
+        ("none", "neck", "'none' is a name of Python's own"),  # its class would be None
+        ("mapping", "neck", "imports a 'Mapping' itself"),
+        ("tensor", "instance_head", "imports a 'Tensor' itself"),
+    ],
+)
+def test_a_class_that_the_code_could_not_define_is_refused(
+    name: str, family: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["plugin", "new", name, "--family", family, "--into", str(tmp_path)])
+    assert caught.value.code == 2 and said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        main(["plugin", "new", "fill-head", "--into", str(tmp_path / "file")])
+    assert caught.value.code == 2 and "cannot be written (Not a directory)" in capsys.readouterr().err

@@ -125,7 +125,8 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
         name, equals, value = argument.partition("=")
         value = value if equals else next(iter(arguments[index + 1 :]), "VALUE")
         if name in ("--config", "--config-file", "--cfg"):
-            raise ToolboxError(f"no option '{name}': the config stands alone; write rcnn {arguments[0]} {value}")
+            command = "COMMAND" if arguments[0].startswith("-") else arguments[0]
+            raise ToolboxError(f"no option '{name}': the config stands alone; write rcnn {command} {value}")
         known = arguments[0] in ("train", "eval", "check", "show") and name in _NO_OPTIONS
         if known or re.fullmatch(r"--\w+(\.\w+)+", name):
             key = _NO_OPTIONS.get(name, name[2:])

@@ -72,7 +72,7 @@ def schema(
 
 def _plugins_of(config: Path | None) -> list[str]:
     """What a config lists under `plugins:`, files as absolute paths."""
-    from toolbox.plugins import is_file
+    from toolbox.plugins import is_file, resolved
     from toolbox.precheck import read_nodes, read_text
     from toolbox.yaml_nodes import Findings
 
@@ -82,8 +82,8 @@ def _plugins_of(config: Path | None) -> list[str]:
     root = read_nodes(read_text(config), str(config), (), findings)
     findings.raise_any()
     listed = root.value.get("plugins")
-    entries = [node.value for node in (listed.value if listed is not None and listed.is_list else ())]
-    return [str((config.parent / entry).resolve()) if is_file(entry) else entry for entry in map(str, entries)]
+    entries = [str(node.value) for node in (listed.value if listed is not None and listed.is_list else ())]
+    return [str(resolved(entry, config.parent)) if is_file(entry) else entry for entry in entries]
 
 
 def _catalogue(plugins: Sequence[str]) -> Catalogue:
@@ -109,7 +109,7 @@ def _catalogue(plugins: Sequence[str]) -> Catalogue:
 
 def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
     """The ordinary classes that arguments take, and those that their arguments take; of one family, or of the YAML."""
-    from toolbox.signatures import ordinary_classes, signature_of
+    from toolbox.signatures import ordinary_classes, signature_of, why_unreadable
 
     chosen = [known.families[family]] if family else list(known.families.values())
     queue: list[tuple[type, Registry | None]] = [
@@ -118,7 +118,10 @@ def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
     queue += [] if family else [(known.root, None)]
     found: dict[type, None] = {}
     while queue:
-        for setting in signature_of(*queue.pop(0)).settings.values():
+        cls, registry = queue.pop(0)
+        if why_unreadable(cls, registry):
+            continue
+        for setting in signature_of(cls, registry).settings.values():
             fresh = [part for part in ordinary_classes(setting.annotation) if part not in found]
             found |= dict.fromkeys(fresh)
             queue += [(part, None) for part in fresh]
@@ -127,8 +130,10 @@ def parts_of(known: Catalogue, family: str | None = None) -> list[type]:
 
 def _class_lines(cls: type, registry: Registry | None = None) -> list[str]:
     from toolbox.docstrings import first_line
-    from toolbox.signatures import signature_of, spell
+    from toolbox.signatures import signature_of, spell, why_unreadable
 
+    if reason := why_unreadable(cls, registry):
+        return [f"  {cls.__name__}: {first_line(cls)}", f"      {reason}"]
     signature = signature_of(cls, registry)
     wired = f"({', '.join(signature.wired)})" if signature.wired else ""
     lines = [f"  {cls.__name__}{wired}: {first_line(cls)}"]

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from toolbox.errors import ToolboxError, did_you_mean
+from toolbox.errors import StorageError, ToolboxError, did_you_mean
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -59,9 +59,13 @@ def new(
     folder = into / module
     if folder.exists():
         raise ToolboxError(f"{folder}: exists already; choose another name, or another folder with --into")
-    for path, text in package(module, class_name, family).items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_text(text, encoding="utf-8")
+    texts = package(module, class_name, family)
+    try:
+        for path, text in texts.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); name another folder by --into") from error
     typer.echo(
         f"{folder}: a package with the {family} {class_name}. Next:\n"
         f"  cd {folder}\n"
@@ -82,19 +86,21 @@ def names_of(name: str) -> tuple[str, str]:
             f"'{name}' cannot name a package: expected letters and digits, parts joined by - or _, e.g. fill-head"
         )
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("-", "_")).lower()
-    if keyword.iskeyword(module) or keyword.issoftkeyword(module) or module in sys.stdlib_module_names:
+    class_name = "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+    reserved = any(map(keyword.iskeyword, (module, class_name))) or keyword.issoftkeyword(module)
+    if reserved or module in sys.stdlib_module_names:
         raise ToolboxError(f"'{module}' is a name of Python's own; choose another, e.g. my-{module}")
     known = importlib.util.find_spec(module)
     if known is not None and known.origin:  # a folder without code is found too, as a namespace
         raise ToolboxError(f"there is a module '{module}' already, which importing would find; choose another name")
-    return module, "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+    return module, class_name
 
 
 def package(module: str, class_name: str, family: str) -> dict[str, str]:
     """The package's files: path → text.
 
     Raises:
-        ToolboxError: a component of that name exists.
+        ToolboxError: a component of that name exists, or the template imports something of that name.
     """
     from toolbox.registry import FAMILIES
     from toolbox.schema import register_builtin
@@ -112,9 +118,12 @@ def package(module: str, class_name: str, family: str) -> dict[str, str]:
         f"{module}/__init__.py": f"{family}.py",
     }
     home = files("toolbox.cli") / "plugin_templates"
-    return {
+    texts = {
         path: Template((home / f"{source}.template").read_text(encoding="utf-8")).substitute(
             names | _PARTS | {family: own} | {"family": family}
         )
         for path, source in templates.items()
     }
+    if re.search(rf"^(from|import)\b.*\b{class_name}\b", texts[f"{module}/__init__.py"], re.MULTILINE):
+        raise ToolboxError(f"the template for {family} imports a '{class_name}' itself; choose another name")
+    return texts

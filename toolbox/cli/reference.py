@@ -6,7 +6,7 @@ from toolbox.catalogue import Catalogue
 from toolbox.cli.components import parts_of, spell_default
 from toolbox.docstrings import argument_docs, summary
 from toolbox.registry import Registry
-from toolbox.signatures import component_of, members, signature_of, spell
+from toolbox.signatures import component_of, members, signature_of, spell, why_unreadable
 
 _HEAD = """# Config reference
 
@@ -35,6 +35,8 @@ def _family(registry: Registry) -> list[str]:
 
 def _class(cls: type, registry: Registry | None) -> list[str]:
     sections = [f"### {cls.__name__}", summary(cls)]
+    if reason := why_unreadable(cls, registry):
+        return [*sections, reason]
     wired = signature_of(cls, registry).wired
     if wired:
         sections.append(f"Filled in by the builder: {', '.join(f'`{name}`' for name in wired)}.")
