@@ -48,7 +48,14 @@ def lines(key: str, *overrides: str) -> list[str]:
     [
         ("model.backbone.norm", "gn", "run.yaml:2:34"),
         ("model.backbone.depth", "50", "default of ResNet (toolbox.models.backbones.resnet)"),
-        ("model.backbone.type", "ResNet", "run.yaml:2:13"),
+        ("model.backbone.type", "ResNet", "run.yaml:2:20"),
+        ("model.type", "RCNN", "default of RunConfig (toolbox.schema)"),
+        ("train.optimizer.type", "SGD", "default of TrainConfig (toolbox.schema)"),
+        (
+            "model.box.extractor.canonical_size",
+            "224.0",
+            "default of RoIAlign (toolbox.models.roi_extractors.extractors)",
+        ),
         ("model.neck.out_channels", "256", "default of FPN (toolbox.models.necks.fpn)"),
         ("model.rpn.anchors.sizes.2", "32.0", "run.yaml:6:22"),
         ("data.resize.short", "64", "run.yaml:11:19"),
@@ -65,6 +72,16 @@ def test_value_and_source(key: str, value: str, source: str) -> None:
 def test_an_override_is_quoted() -> None:
     first = lines("model.backbone.depth", "model.backbone.depth=101")[:2]
     assert first == ["model.backbone.depth: 101", "  from: command line (model.backbone.depth=101)"]
+
+
+def test_a_type_on_the_command_line_is_not_the_files() -> None:
+    first = lines("data.transforms.0.type", "data.transforms.0.type=VerticalFlip")[:2]
+    assert first[1] == "  from: command line (data.transforms.0.type=VerticalFlip)"
+
+
+def test_an_entry_whose_name_ends_like_its_setting_takes_nothing_of_its_own() -> None:
+    said = lines("model.instance.instance", "model.instance.instance={head: {type: FCNMaskHead}}")
+    assert said[0] == "model.instance.instance: InstanceBranch" and not any("takes:" in line for line in said)
 
 
 def test_a_section_lists_its_settings_with_their_sources() -> None:

@@ -10,7 +10,7 @@ from toolbox.docstrings import argument_docs, first_line
 from toolbox.errors import ToolboxError, did_you_mean
 from toolbox.plan import Plan, plain, writable
 from toolbox.signatures import Setting, StandIn, signature_of, spell
-from toolbox.yaml_nodes import write_inline
+from toolbox.yaml_nodes import Place, write_inline
 
 _WIDEST = 48  # characters of a value
 
@@ -31,14 +31,14 @@ def explain(plan: Plan, key: str) -> list[str]:
             if step in value.wired:
                 return [f"{key}: filled in by the builder; it cannot be set in YAML"]
             if step == "type" and value.family:
-                return [f"{key}: {value.cls.__name__}", f"  from: {value.where or 'a default'}"]
+                return [f"{key}: {value.cls.__name__}", f"  from: {_type_source(owner, value)}"]
             owner, name = value, step
         value = _inside(value, step, done)
         done = f"{done}.{step}".lstrip(".")
-    lines = [f"{key}: {_spell(value)}", f"  from: {_source(owner, name, value)}"]
-    setting = signature_of(owner.cls, owner.family).settings.get(name)
-    if setting and done.endswith(name):
-        lines += _about(owner, setting)
+    whole = done == f"{owner.key}.{name}".lstrip(".")  # not an entry of a list or mapping
+    setting = signature_of(owner.cls, owner.family).settings.get(name) if whole else None
+    lines = [f"{key}: {_spell(value, setting)}", f"  from: {_source(owner, name, value)}"]
+    lines += _about(owner, setting) if setting else []
     return lines + (_settings(value) if isinstance(value, Plan) else [])
 
 
@@ -74,21 +74,34 @@ def _source(owner: Plan, name: str, value: Any) -> str:
     if owner.place_of(name) is None and name in owner.given:
         place = None  # a component that was completed by its family's default
     if place is not None:
-        return f"{place} ({place.override})" if place.override else str(place)
+        return _written(place)
     if owner.inherits(name):
         return f"default of '{owner.key}', which is a {owner.cls.__name__} unless told"
+    return _default_of(owner)
+
+
+def _default_of(owner: Plan) -> str:
     return f"default of {owner.cls.__name__} ({owner.cls.__module__})"
 
 
+def _type_source(owner: Plan, component: Plan) -> str:
+    place = component.place_of("type")
+    return _written(place) if place else _default_of(owner)
+
+
+def _written(place: Place) -> str:
+    return f"{place} ({place.override})" if place.override else str(place)
+
+
 def _about(owner: Plan, setting: Setting) -> list[str]:
-    default = "must be given" if setting.required else f"default {_spell(setting.default)}"
+    default = "must be given" if setting.required else f"default {_spell(setting.default, setting)}"
     text = argument_docs(owner.cls).get(setting.name)
     return [f"  takes: {spell(setting.annotation)}, {default}", *([f"  {text}"] if text else [])]
 
 
 def _settings(plan: Plan) -> list[str]:
     rows = [
-        (name, _spell(plan[name]), _source(plan, name, plan[name]))
+        (name, _spell(plan[name], setting), _source(plan, name, plan[name]))
         for name, setting in signature_of(plan.cls, plan.family).settings.items()
         if not setting.required or name in plan.given
     ]
@@ -99,12 +112,16 @@ def _settings(plan: Plan) -> list[str]:
     return [f"  {plan.cls.__name__}: {first_line(plan.cls)}", *table]
 
 
-def _spell(value: Any) -> str:
+def _spell(value: Any, setting: Setting | None = None) -> str:
     if isinstance(value, Plan):
         return value.cls.__name__
     if isinstance(value, Mapping) and "type" in value:  # a component as the record of components keeps it
         return str(value["type"])
     if isinstance(value, Mapping) and any(isinstance(item, Plan) for item in value.values()):
         return ", ".join(value)
-    text = write_inline(plain(value)) if writable(value) else f"{type(value).__name__}(…)"
+    text = (
+        write_inline(plain(value, setting.annotation if setting else Any))
+        if writable(value)
+        else f"{type(value).__name__}(…)"
+    )
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
