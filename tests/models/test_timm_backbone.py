@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError
 from toolbox.models.backbones import ResNet, TimmBackbone
+from toolbox.models.backbones.timm_networks import look_up
 from toolbox.models.backbones.weights import finding_pretrained
 from toolbox.structures import PixelStats
 
@@ -91,6 +92,25 @@ def test_parameters_that_no_map_needs_do_not_wait_for_a_gradient(name: str, stri
     torch.stack([x.sum() for x in backbone(torch.randn(1, 3, 64, 64)).values()]).sum().backward()
     learning = {key for key, value in backbone.named_parameters() if value.requires_grad}
     assert learning == {key for key, value in backbone.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("strides", [[4], [8], [4, 8]])
+@pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet", "swin_tiny_patch4_window7_224"])
+def test_stages_behind_the_last_map_ask_nothing_of_the_images(name: str, strides: list[int]) -> None:
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name=name, strides=strides).eval()
+    images = torch.randn(1, 3, 40, 24)
+    with torch.no_grad():
+        maps = backbone(images)
+    assert [tuple(x.shape[-2:]) for x in maps.values()] == [(40 // stride, 24 // stride) for stride in strides]
+    assert [spec.stride for spec in backbone.out_features.values()] == strides
+
+
+def test_a_network_is_tried_out_once_however_often_it_is_built() -> None:
+    known = look_up("test_convnext", in_channels=3, drop_path=0.0, strides=[4, 8])
+    assert look_up("test_convnext", in_channels=3, drop_path=0.0, strides=(4, 8)) is known
+    assert list(look_up("test_convnext", in_channels=3, drop_path=0.0, strides=[8]).maps) == [8]
+    assert look_up("test_convnext", in_channels=5, drop_path=0.0, strides=[4, 8]).options["in_chans"] == 5
 
 
 @pytest.mark.parametrize(

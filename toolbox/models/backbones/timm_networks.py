@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -82,6 +83,12 @@ def look_up(name: str, *, in_channels: int, drop_path: float, strides: Sequence[
     Raises:
         ValueError: it cannot be one; the text begins with the setting that is to be changed.
     """
+    return _looked_up(name, in_channels, drop_path, None if strides is None else tuple(strides))
+
+
+# A model is built twice, first without memory, and trying a network out takes longer than building it.
+@lru_cache(maxsize=8)
+def _looked_up(name: str, in_channels: int, drop_path: float, strides: tuple[int, ...] | None) -> TimmNetwork:
     timm = import_timm()
     _check_name(timm, name)
     with torch.device("meta"):
@@ -105,7 +112,13 @@ def look_up(name: str, *, in_channels: int, drop_path: float, strides: Sequence[
         with torch.device("meta"):
             whole = timm.create_model(name, pretrained=False, **options)
         network = _features(timm, name, options)
-    maps, unused = _try_out(network, name, in_channels, strides)
+    wanted = _wanted(network.feature_info, name, strides)
+    if strides is not None:
+        # As it will be built: stages behind the last map are cut off, and what they ask of images does not matter.
+        found = _found(network.feature_info)
+        indices = [found[stride][0] for stride in wanted]
+        network = _features(timm, name, {**options, "out_indices": indices})
+    maps, unused = _try_out(network, name, in_channels, wanted, chosen=strides is not None)
     return TimmNetwork(name, options, maps, whole, unused)
 
 
@@ -142,29 +155,46 @@ def _features(timm: ModuleType, name: str, options: Mapping[str, Any]) -> Any:
         raise _unfit(name, f"timm cannot take feature maps from it ({_brief(error)})") from error
 
 
-def _try_out(
-    network: Any, name: str, in_channels: int, strides: Sequence[int] | None
-) -> tuple[dict[int, tuple[int, int]], tuple[str, ...]]:
-    """Run it on images of two sizes that no network was made for, and compare its maps with what it says of them."""
-    info = network.feature_info
-    # Of several maps of a stride the last one is the deepest.
-    found = {
+def _found(info: Any) -> dict[int, tuple[int, int, int]]:
+    """Stride → index among timm's maps, channels, and place among the network's outputs."""
+    return {  # of several maps of a stride the last one is the deepest
         stride: (index % len(info.info), channels, position)
         for position, (stride, index, channels) in enumerate(
             zip(info.reduction(), info.out_indices, info.channels(), strict=True)
         )
         if _is_power_of_two(stride)
     }
+
+
+def _wanted(info: Any, name: str, strides: Sequence[int] | None) -> list[int]:
+    """The strides asked for, or those of 4 to 32 that there are, ascending."""
+    found = _found(info)
     if not found:
         raise _unfit(
             name, f"its maps have strides of {sorted(set(info.reduction()))}, and a backbone's are powers of two"
         )
-    wanted = sorted(set(strides)) if strides is not None else [s for s in found if 4 <= s <= 32]
+    wanted = sorted(set(strides)) if strides is not None else sorted(s for s in found if 4 <= s <= 32)
     absent = [stride for stride in wanted if stride not in found]
     if absent or not wanted:
         raise ValueError(
             f"strides of '{name}' are {sorted(found)}, got {absent or wanted}; leave strides out for all of 4 to 32"
         )
+    return wanted
+
+
+def _try_out(
+    network: Any, name: str, in_channels: int, wanted: Sequence[int], *, chosen: bool
+) -> tuple[dict[int, tuple[int, int]], tuple[str, ...]]:
+    """Run it on images of two sizes that no network was made for, and compare its maps with what it says of them.
+
+    Args:
+        network: on the meta device.
+        name: timm's.
+        in_channels: of the images.
+        wanted: strides, ascending.
+        chosen: whether the user named them, so that all of them must be there.
+    """
+    found = _found(network.feature_info)
     # The detector pads images to a multiple of the coarsest stride up to 32.
     unit = min(max(wanted), 32)
     network.eval()
@@ -184,16 +214,16 @@ def _try_out(
             if outputs[position].shape != (1, channels, height // stride, width // stride):
                 kept.discard(stride)
     lost = sorted({*wanted} - kept)
-    if lost and kept and strides is not None:
+    if lost and kept and chosen:
         raise ValueError(
             f"strides {lost} of '{name}' give maps of another size than the image's by that; leave them out"
         )
     if not kept:
         raise _unfit(name, f"its maps of stride {lost} do not have the image's size divided by that")
-    chosen = {stride: found[stride] for stride in sorted(kept)}
-    torch.stack([outputs[position].sum() for _, _, position in chosen.values()]).sum().backward()
+    maps = {stride: found[stride] for stride in sorted(kept)}
+    torch.stack([outputs[position].sum() for _, _, position in maps.values()]).sum().backward()
     unused = tuple(key for key, parameter in network.named_parameters() if parameter.grad is None)
-    return {stride: (index, channels) for stride, (index, channels, _) in chosen.items()}, unused
+    return {stride: (index, channels) for stride, (index, channels, _) in maps.items()}, unused
 
 
 def as_nchw(network: Any, x: Tensor) -> Tensor:
