@@ -145,6 +145,14 @@ def test_a_file_cut_short_is_refused_by_name(
     assert "/opencv/" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("tga", "TGA or CUR"), ("pcx", "PCX"), ("ico", "ICO"), ("sgi", "SGI")])
+def test_whole_images_of_kinds_that_are_not_read_are_not_called_damaged(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    PIL.Image.fromarray(rgb(16, 16)).save(path)
+    with pytest.raises(DataError, match=rf"a\.{suffix}: .* kind {kind}, which is not read; convert it to PNG$"):
+        read_image(path)
+
+
 def test_a_jpeg_without_its_end_is_refused_by_a_lenient_decoder_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ LONGEST = 2**20  # pixels of a side
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1", b"ftypheim")
+_READ = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "SUN", "TIFF", "WEBP")  # Pillow's names
+_ALIKE = {"CUR": "TGA or CUR"}  # begin the same
 _DOWNLOAD = "download the image again"
 # How a file begins → what it is and what to do.
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
@@ -47,6 +49,8 @@ def why_unreadable(content: np.ndarray) -> str:
         if opening.startswith(signature):
             return meaning
     kind, size = _header(content)
+    if kind is not None and kind not in _READ:
+        return f"by its beginning a file of the kind {_ALIKE.get(kind, kind)}, which is not read; convert it to PNG"
     if size and (size[0] * size[1] > LARGEST or max(size) > LONGEST):
         return (
             f"image is {size[0]} x {size[1]} (width x height); at most {LARGEST} pixels and {LONGEST} a side are read, "
