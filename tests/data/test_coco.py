@@ -172,8 +172,12 @@ def broken(change: Callable[[dict[str, Any]], Any], expected: str) -> Any:
         broken(lambda c: c["annotations"][0].update(image_id=5), "annotation 1 is on image id 5, which is not among"),
         broken(lambda c: c["annotations"][1].update(id=1), "two annotations have id 1"),
         broken(lambda c: c["images"][1].update(id=7), "two images have id 7"),
-        broken(lambda c: c["categories"][1].update(id=90), "two categories have the id 90"),
+        broken(lambda c: c["categories"][1].update(id=90), "two categories have the id '90'"),
         broken(lambda c: c["categories"][1].update(name="dog"), "two categories have the name 'dog'"),
+        broken(
+            lambda c: [entry.update(name=name) for entry, name in zip(c["categories"], (1, "1"), strict=False)],
+            "two categories have the name '1'",
+        ),
         broken(lambda c: c["annotations"][2].pop("bbox"), "annotation 3 has no bbox"),
         broken(lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 3]), "annotation 3: bbox is"),
         broken(lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), r"annotation 3: bbox is \[1, 2, 3\]; it is"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from toolbox.data.box_doubts import with_sizes
-from toolbox.data.coco_index import Bad, CocoIndex, CocoParser, read_coco_json, whole
+from toolbox.data.coco_file import read_coco_json, whole
+from toolbox.data.coco_index import Bad, CocoIndex, CocoParser
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Sample
 from toolbox.data.segmentation_store import box_outline, rings_with_area
@@ -165,15 +167,16 @@ def _chosen_categories(
 ) -> list[Mapping[str, Any]]:
     """The categories in order of their labels."""
     for category in categories:
-        known = isinstance(category, Mapping) and whole(category.get("id"))
-        if not known or not isinstance(category.get("name"), (str, int)):
+        has_id = isinstance(category, Mapping) and whole(category.get("id"))
+        if not has_id or not isinstance(category.get("name"), (str, int)):
             raise DataError(
                 f"{file}: category {category!r:.80} lacks a name, or an id that is a whole number from 0; "
                 'write {"id": 1, "name": …}'
             )
     for key in ("id", "name"):
-        values = [category[key] for category in categories]
-        twice = next((value for value in values if values.count(value) > 1), None)
+        # As text: names 1 and "1" are the same class to whoever asks for it.
+        values = Counter(str(category[key]) for category in categories)
+        twice = next((value for value, count in values.items() if count > 1), None)
         if twice is not None:
             raise DataError(f"{file}: two categories have the {key} {twice!r}; they must differ")
     if not categories:
