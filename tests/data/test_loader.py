@@ -216,7 +216,7 @@ class AlsoFromIt:
 def test_components_of_a_plugin_file_reach_workers_that_start_afresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "_brought", {})
+    monkeypatch.setattr(plugins, "loaded_plugins", {})
     for registry in (DATASETS, TRANSFORMS):
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     (tmp_path / "gone.py").write_text("")
