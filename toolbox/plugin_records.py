@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, StorageError
 from toolbox.plugins import (
     code_files,
     code_of,
@@ -26,10 +26,13 @@ from toolbox.plugins import (
     load_installed,
     loaded_plugins,
     registered_by,
+    resolved,
 )
 from toolbox.registry import FAMILIES
 
 FOLDER = "plugins"  # in a run folder
+
+Kind = Literal["file", "module", "installed"]
 
 log = logging.getLogger("toolbox")
 
@@ -49,7 +52,7 @@ class PluginRecord:
 
     entry: str
     written: str
-    kind: Literal["file", "module", "installed"]
+    kind: Kind
     names: tuple[str, ...] = ()
     sha256: str | None = None
     distribution: str | None = None
@@ -80,7 +83,7 @@ def records_of(listed: Sequence[str], used: Collection[str]) -> tuple[PluginReco
     records = []
     for entry in listed:
         plugin = loaded_plugins[entry]
-        kind: Literal["file", "module"] = "file" if is_file(entry) else "module"
+        kind: Kind = "file" if is_file(entry) else "module"
         package, version = (None, None) if kind == "file" else _distribution_of(entry)
         records.append(PluginRecord(entry, plugin.written, kind, registered_by(entry), plugin.sha256, package, version))
     for value, plugin in installed_plugins.items():
@@ -104,13 +107,25 @@ def write_records(records: Sequence[PluginRecord]) -> str:
 
 
 def read_records(text: str) -> tuple[PluginRecord, ...]:
-    """What `write_records` wrote; fields that a newer toolbox adds are passed over."""
+    """What `write_records` wrote; fields that a newer toolbox adds are passed over.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is something else.
+    """
+    return tuple(map(_read_record, json.loads(text)))
+
+
+def _read_record(one: Any) -> PluginRecord:
     known = PluginRecord.__dataclass_fields__
-    records = []
-    for one in json.loads(text):
-        fields: dict[str, Any] = {name: value for name, value in one.items() if name in known}
-        records.append(PluginRecord(**{**fields, "names": tuple(fields.get("names", ()))}))
-    return tuple(records)
+    fields: dict[str, Any] = {name: value for name, value in one.items() if name in known}
+    record = PluginRecord(**{**fields, "names": tuple(fields.get("names", ()))})
+    texts = (record.entry, record.written, *record.names)
+    optional = (record.sha256, record.distribution, record.version)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(text, str | None) for text in optional):
+        raise ValueError("a field of a plugin is no text")
+    if record.kind not in get_args(Kind):
+        raise ValueError(f"no kind of plugin: {record.kind}")
+    return record
 
 
 def keep_files(listed: Sequence[str], run: Path) -> None:
@@ -119,6 +134,9 @@ def keep_files(listed: Sequence[str], run: Path) -> None:
     Args:
         listed: entries of `plugins:` as `load_plugin` returned them.
         run: the run folder; files go to `plugins/` in it.
+
+    Raises:
+        StorageError: the folder takes no files.
     """
     for entry in filter(is_file, listed):
         source, folder = Path(entry), run / FOLDER
@@ -130,8 +148,11 @@ def keep_files(listed: Sequence[str], run: Path) -> None:
             target = folder / f"{source.stem}_{sha256[:8]}{source.suffix}"
         for file in code_files(source):
             copy = target if source.is_file() else target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            except OSError as error:
+                raise StorageError(f"{copy}: the plugin cannot be copied: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
@@ -151,12 +172,13 @@ class Search:
 
         Raises:
             CheckpointError: plugins are missing; all of them, each with what it registered and what to do.
+            PluginError: what the user names is no path.
         """
         by_entry = {record.entry: record for record in records}
         found, missing = [], []
-        given = [str(Path(entry).expanduser().resolve()) if is_file(entry) else entry for entry in self.given]
+        given = [str(resolved(entry, Path())) if is_file(entry) else entry for entry in self.given]
         for entry in listed:
-            kind: Literal["file", "module"] = "file" if is_file(entry) else "module"
+            kind: Kind = "file" if is_file(entry) else "module"
             record = by_entry.get(entry, PluginRecord(entry, entry, kind))
             place = self._place(record, given)
             if place is not None:
@@ -171,22 +193,30 @@ class Search:
     def _place(self, record: PluginRecord, given: Sequence[str]) -> str | None:
         """Where a listed plugin is now."""
         if record.kind == "module":
-            top = record.entry.partition(".")[0]
-            return record.entry if importlib.util.find_spec(top) is not None else None
+            return record.entry if _importable(record.entry.partition(".")[0]) else None
         path = self.model / record.entry  # absolute, unless someone edited a run's config
         replacement = next((entry for entry in given if is_file(entry) and Path(entry).name == path.name), None)
         if replacement is not None:
             return replacement
         if path.exists():
             return str(path)
-        others = [self.model / FOLDER / path.name, self.model / path.name, Path(record.written), Path(path.name)]
+        beside = [self.model / FOLDER / path.name, self.model / path.name]
+        # A model file must not choose which script of the current folder runs: there, only the very same code is meant.
+        here = [Path(record.written), Path(path.name)]
         kept = _kept_copy(record, self.model)
-        same = [copy for copy in others if _holds_code(copy) and digest(copy) == record.sha256]
-        near = [*([kept] if kept else []), *same, *filter(_holds_code, others)]
+        same = [copy for copy in (*beside, *here) if _holds_code(copy) and digest(copy) == record.sha256]
+        near = [*([kept] if kept else []), *same, *filter(_holds_code, beside)]
         if not near:
             return None
         log.info("plugin %s is no longer at %s; using %s", record, path, near[0])
         return str(near[0].resolve())
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # '', '__main__'
+        return False
 
 
 def _holds_code(path: Path) -> bool:

@@ -7,17 +7,28 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import toolbox
-from toolbox.errors import CheckpointError, ConfigError
+from toolbox import plugin_records
+from toolbox.errors import CheckpointError, ConfigError, StorageError
 from toolbox.inference.loading import load_detector
 from toolbox.inference.metadata import model_metadata, read_metadata
 from toolbox.models.builder import build_detector
-from toolbox.plugin_records import PluginRecord, Search, check_installed, keep_files, read_records, write_records
+from toolbox.plugin_records import (
+    PluginRecord,
+    Search,
+    check_installed,
+    keep_files,
+    read_records,
+    records_of,
+    write_records,
+)
+from toolbox.plugins import LoadedPlugin, PluginError
 from toolbox.schema import config_from_text
 from toolbox.structures import Skeleton
 from toolbox.weights import load_model, save_model
@@ -219,3 +230,82 @@ def test_a_skeleton_comes_back_as_it_was() -> None:
     skeleton = Skeleton(names=("left", "right"), pairs=((0, 1),), limbs=((0, 1),), sigmas=(0.1, 0.2))
     metadata = model_metadata(config_from_text(CONFIG, "test.yaml"), CLASSES, (1, 2), skeleton)
     assert read_metadata(metadata, Path("m.safetensors")).skeleton == skeleton
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"entry": 5},
+        {"written": 5},
+        {"names": [1, 2]},
+        {"kind": "download"},
+        {"sha256": 5},
+        {"kind": "installed", "distribution": 5, "version": [1]},
+    ],
+)
+def test_records_of_something_else_are_a_damaged_file(wrong: dict[str, object]) -> None:
+    record = {"entry": "/far/heads.py", "written": "heads.py", "kind": "file", **wrong}
+    metadata = model_metadata(config_from_text(CONFIG, "test.yaml"), CLASSES, (1, 2), None)
+    with pytest.raises(CheckpointError, match="cannot read 'plugins' in its metadata"):
+        read_metadata({**metadata, "plugins": json.dumps([record])}, Path("m.safetensors"))
+
+
+def test_a_model_file_does_not_choose_a_script_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the very code that it was trained with is taken from there, whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manage.py").write_text("raise SystemExit('deleted everything')\n")
+    record = PluginRecord("/far/manage.py", "./manage.py", "file", ("Head",), sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="file plugin /far/manage.py; it registered Head"):
+        Search(tmp_path / "run").entries(["/far/manage.py"], [record])
+    same = hashlib.sha256((tmp_path / "manage.py").read_bytes()).hexdigest()
+    found = Search(tmp_path / "run").entries(["/far/manage.py"], [replace(record, sha256=same)])
+    assert found == [str(tmp_path / "manage.py")]
+
+
+@pytest.mark.parametrize("entry", ["a\0.py", "", ".heads", "~nobody-of-this-name/heads.py"])
+def test_an_entry_that_names_nothing_is_missing(entry: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the model needs what is not here"):
+        Search(tmp_path).entries([entry], [])
+
+
+def test_a_given_plugin_that_is_no_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="is no path"):
+        Search(tmp_path, ["~nobody-of-this-name/heads.py"]).entries([], [])
+
+
+def test_a_package_of_another_version_is_used_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = LoadedPlugin("far.heads", ("TwoFCBoxHead",), None, "far-heads", "2.0")
+    monkeypatch.setattr(plugin_records, "installed_plugins", {"far.heads": now})
+    then = PluginRecord("far.heads", "far.heads", "installed", ("TwoFCBoxHead",), None, "far-heads", "1.4.2")
+    check_installed([replace(then, version="2.0")])
+    assert not caplog.records
+    check_installed([then])
+    [warning] = caplog.messages
+    assert "was version 1.4.2 of far-heads when the model was trained, and is 2.0 now" in warning
+
+
+def test_an_installed_plugin_is_recorded_only_where_the_config_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = LoadedPlugin("far.heads", ("FarHead", "FarNeck"), "0" * 64, "far-heads", "2.0")
+    monkeypatch.setattr(plugin_records, "installed_plugins", {"far.heads": far})
+    assert records_of([], {"FPN"}) == ()
+    [record] = records_of([], {"FPN", "FarNeck"})
+    assert (record.kind, record.names, record.version) == ("installed", ("FarNeck",), "2.0")
+
+
+def test_a_run_folder_that_takes_no_copy_is_named(tmp_path: Path) -> None:
+    (tmp_path / "heads.py").write_text("")
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(StorageError, match="the plugin cannot be copied: Not a directory"):
+        keep_files([str(tmp_path / "heads.py")], tmp_path / "run")
+
+
+def test_a_run_that_goes_on_with_its_own_copy_does_not_copy_it_again(tmp_path: Path) -> None:
+    kept = tmp_path / "run" / "plugins" / "heads.py"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("")
+    keep_files([str(kept)], tmp_path / "run")
+    assert list(kept.parent.iterdir()) == [kept]
