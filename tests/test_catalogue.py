@@ -153,3 +153,51 @@ def test_what_cannot_be_looked_at_does_not_matter(where: str, tmp_path: Path, mo
         monkeypatch.setattr(catalogue, "_fingerprint", catalogue._fingerprint.__wrapped__)
     assert catalogue.load() is None
     catalogue.save(RunConfig)
+
+
+@pytest.mark.parametrize("change", ["size", "time", "name"])
+def test_a_change_of_any_source_makes_another_record(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "PACKAGE", tmp_path)
+    source = tmp_path / "inner" / "heads.py"
+    source.parent.mkdir()
+    source.write_text("a = 1\n")
+    os.utime(source, (1, 1))
+    fingerprint = catalogue._fingerprint.__wrapped__
+    before = fingerprint()
+    assert fingerprint() == before
+    if change == "size":
+        source.write_text("a = 10\n")
+        os.utime(source, (1, 1))
+    elif change == "time":
+        os.utime(source, (2, 2))
+    else:
+        source.rename(source.with_name("necks.py"))
+    assert fingerprint() != before
+
+
+def test_what_a_plugin_has_registered_is_not_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    register_builtin()
+    for family in FAMILIES.values():  # other tests of this process may have left theirs
+        kept = {name: cls for name, cls in family._classes.items() if cls.__module__.startswith("toolbox.")}
+        monkeypatch.setattr(family, "_classes", kept)
+    for own in ({}, {"Own": type("Own", (), {"__module__": "mine"})}):
+        FAMILIES["neck"]._classes.update(own)
+        catalogue.save(RunConfig)
+        written = list(tmp_path.rglob("*.json"))
+        assert bool(written) == (not own)
+        for file in written:
+            file.unlink()
+
+
+def test_records_of_earlier_sources_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(catalogue, "_only_builtin", lambda: True)
+    old = tmp_path / "rcnn-toolbox" / "catalogue-0123456789abcdef.json"
+    old.parent.mkdir()
+    old.write_text("{}")
+    catalogue.save(RunConfig)
+    [written] = old.parent.iterdir()
+    assert written != old
