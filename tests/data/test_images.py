@@ -160,7 +160,7 @@ def test_a_jpeg_without_its_end_is_refused_by_a_lenient_decoder_too(
     path = tmp_path / "a.jpg"
     PIL.Image.fromarray(rgb(40, 60)).save(path, quality=95)
     whole = path.read_bytes()
-    whole = whole[:2] + preview + whole[2:]
+    whole = whole[:2] + preview + preview + whole[2:]
     lenient = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_UNCHANGED)
     monkeypatch.setattr(cv2, "imdecode", lambda content, flags: lenient)  # as OpenCV 4.10 does
     for content in (whole, whole + bytes(100)):

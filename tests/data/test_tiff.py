@@ -89,6 +89,12 @@ def test_the_writer_of_this_test_writes_what_pillow_reads(tmp_path: Path) -> Non
         assert np.array_equal(read_image(path), RGB)
 
 
+def test_sixteen_bits_where_zero_is_white_are_turned_round(tmp_path: Path) -> None:
+    pixels = np.array([[[0], [257], [65535]]], np.uint16)
+    path = write_tiff(tmp_path / "a.tif", pixels, photometric=0)
+    assert read_image(path, channels=1)[..., 0].tolist() == [[255, 254, 0]]
+
+
 def test_big_tiff_is_read(tmp_path: Path) -> None:
     for mode, pixels in (("RGB", RGB), ("RGBA", np.dstack([RGB, RGB[..., 0]]))):
         PIL.Image.fromarray(pixels).save(tmp_path / "a.tif", big_tiff=True)

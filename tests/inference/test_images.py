@@ -57,6 +57,7 @@ def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path: Path) -> 
         (torch.zeros(20, 30, 3, dtype=torch.uint8), r"tensor of shape \(20, 30, 3\)"),
         (torch.zeros(2, 3, 20, 30, dtype=torch.uint8), r"tensor of shape \(2, 3, 20, 30\)"),
         (np.zeros((0, 30, 3), np.uint8), r"array of shape \(0, 30, 3\)"),
+        (PIL.Image.new("I", (0, 5)), "PIL image of 0 x 5 pixels"),
         (7, "got int; an image is a path"),
     ],
 )

@@ -57,14 +57,14 @@ def _from_pillow(image: PIL.Image.Image, channels: int) -> np.ndarray:
     mode = _MODES.get(channels)
     if mode is None or (channels == 4 and image.mode != "RGBA") or image.mode == "F":
         raise DataError(f"got a PIL image of mode {image.mode}; an image is {image_forms(channels)}")
+    if 0 in image.size:
+        raise DataError(f"got a PIL image of {image.width} x {image.height} pixels; an image has at least one")
     if image.mode.startswith("I"):  # Pillow would cut 16 bits off at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise DataError(f"got a PIL image of {values.min()} … {values.max()}; convert it to 8 or 16 bits")
         image = PIL.Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     pixels = np.array(image.convert(mode))
-    if not pixels.size:
-        raise DataError(f"got a PIL image of {image.width} x {image.height} pixels; an image has at least one")
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
