@@ -38,6 +38,12 @@ def test_corners_are_refused_and_read_as_such_when_the_config_says_so(tmp_path: 
     assert [record["area"] for record in truth] == [400, 900, 200, 625]
 
 
+def test_boxes_of_another_size_of_image_are_not_taken_for_corners(tmp_path: Path) -> None:
+    doubled = [[value * 2 for value in box] for box in BOXES]
+    with pytest.raises(DataError, match="75% of the boxes leave .* do they belong to images of another size"):
+        dataset(tmp_path, doubled)
+
+
 def test_right_boxes_are_read_whatever_the_setting_is(tmp_path: Path) -> None:
     for settings in ({}, {"boxes": "xywh"}):
         assert dataset(tmp_path, BOXES, **settings).load(0).boxes.tolist() == CORNERS

@@ -144,6 +144,18 @@ def test_a_turned_tiff_is_read_as_stored_and_upright_only_when_asked(
         assert np.array_equal(read_image(tmp_path / "a.tif", (40, 20), channels=bands), upright)
 
 
+def test_a_page_that_follows_itself_is_one_page(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", RGB[..., :1])
+    content = bytearray(path.read_bytes())
+    (at,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, at)
+    struct.pack_into("<I", content, at + 2 + 12 * entries, at)
+    path.write_bytes(content)
+    assert np.array_equal(read_image(path, channels=1), RGB[..., :1])
+    with pytest.raises(DataError, match=r"image has 1 channel \(grey\), but 4 are read"):
+        read_image(path, channels=4)
+
+
 def test_pages_of_one_band_are_channels_and_of_colours_the_first_is_read(tmp_path: Path) -> None:
     layers = [RANDOM.integers(0, 256, (9, 8), dtype=np.uint8) for _ in range(5)]
     first, *others = map(PIL.Image.fromarray, layers)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.engine import Progress, evaluate, progress
-from toolbox.engine.evaluate import check_classes
+from toolbox.engine.evaluate import check_classes, spelled_alike
 from toolbox.errors import DataError
 from toolbox.structures import Detections
 
@@ -115,3 +115,11 @@ def test_classes_that_differ_are_named(tiny_images: type, model: tuple[str, ...]
     check_classes(("dog", "cat"), dataset, "the run", "data.val")
     with pytest.raises(DataError, match=message):
         check_classes(model, dataset, "the run", "data.val")
+
+
+def test_names_spelled_alike_are_paired_once_each() -> None:
+    known = ["traffic light", "cat", "Wolf"]
+    assert spelled_alike(["traffic-light", "CAT", "Cat", "zebra"], known) == [
+        ("traffic-light", "traffic light"),
+        ("CAT", "cat"),
+    ]

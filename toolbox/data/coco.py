@@ -143,9 +143,7 @@ class CocoDataset:
             "info": content.get("info", {}),
             "images": [image for image in content["images"] if image["id"] in image_ids],
             "annotations": [
-                self._true_record(record)
-                for record in content["annotations"]
-                if record["id"] in annotation_ids and record["image_id"] in image_ids
+                self._true_record(record) for record in content["annotations"] if record["id"] in annotation_ids
             ],
             "categories": [by_id[category_id] for category_id in self.category_ids],
         }
