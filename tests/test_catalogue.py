@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from toolbox import catalogue
+from toolbox import catalogue, precheck
+from toolbox.cli import components
 from toolbox.config import check
+from toolbox.errors import ConfigError
 from toolbox.json_schema import json_schema
 from toolbox.registry import FAMILIES
 from toolbox.schema import RunConfig, register_builtin
@@ -201,3 +205,29 @@ def test_records_of_earlier_sources_are_removed(tmp_path: Path, monkeypatch: pyt
     catalogue.save(RunConfig)
     [written] = old.parent.iterdir()
     assert written != old
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_where_a_package_announces_itself_the_record_is_not_the_whole(
+    announced: bool, known: catalogue.Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(BAD["component"])
+    packages = [EntryPoint("own", "own_package", "toolbox.plugins")] if announced else []
+    monkeypatch.setattr(precheck, "entry_points", lambda group: packages)
+    monkeypatch.setattr(catalogue, "load", lambda: known)
+    if announced:
+        assert precheck.precheck(file) is None
+    else:
+        with pytest.raises(ConfigError, match="no backbone named 'Resnet'"):
+            precheck.precheck(file)
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_list_asks_the_packages_that_announce_themselves(
+    announced: bool, known: catalogue.Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = [EntryPoint("own", "own_package", "toolbox.plugins")] if announced else []
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: packages)
+    monkeypatch.setattr(catalogue, "load", lambda: known)
+    assert (components._catalogue(()) is known) == (not announced)

@@ -90,6 +90,13 @@ def test_a_section_lists_its_settings_with_their_sources() -> None:
     assert ["max", "99", "command", "line", "(data.resize.max=99)"] in rows
 
 
+def test_what_a_constructor_gives_its_part_is_not_the_parts_own_default() -> None:
+    """RPN keeps 2000 proposals in training; ProposalCounts by itself would keep 1000."""
+    key, override = "model.rpn.train.after_nms", "model.rpn.train={before_nms: 500}"
+    wanted = [f"{key}: 2000", "  from: default of 'model.rpn.train', which is a ProposalCounts unless told"]
+    assert lines(key, override)[:2] == wanted
+
+
 def test_what_the_builder_fills_in_is_said() -> None:
     assert lines("model.neck.in_features") == [
         "model.neck.in_features: filled in by the builder; it cannot be set in YAML"

@@ -281,3 +281,10 @@ def test_a_plugin_that_ends_the_process_does_not(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import sys\nsys.exit('usage: script.py')\n")
     with pytest.raises(PluginError, match=r"SystemExit: usage: script\.py \(.*script\.py, line 2\)"):
         load_plugin("script.py", tmp_path)
+
+
+def test_a_file_that_is_gone_is_looked_for_among_the_runs_copies(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "gone.py").write_text("")
+    with pytest.raises(PluginError, match=f"no file /far/gone.py; did you mean '{tmp_path}/plugins/gone.py'?"):
+        load_plugin("/far/gone.py", tmp_path)

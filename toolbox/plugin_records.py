@@ -138,14 +138,18 @@ def keep_files(listed: Sequence[str], run: Path) -> None:
     Raises:
         StorageError: the folder takes no files.
     """
+    folder = run / FOLDER
+    earlier = set(folder.glob("*"))
     for entry in filter(is_file, listed):
-        source, folder = Path(entry), run / FOLDER
+        source = Path(entry)
         if source.is_relative_to(folder.resolve()):
             continue  # a run that goes on with the copy it kept
         target = folder / source.name
         sha256 = digest(source)
         if target.exists() and digest(target) != sha256:  # another plugin of that name, or an earlier state of this one
-            target = folder / f"{source.stem}_{sha256[:8]}{source.suffix}"
+            changed, target = target, folder / f"{source.stem}_{sha256[:8]}{source.suffix}"
+            if changed in earlier and target not in earlier:
+                log.warning("plugin %s is not what the run began with, %s; both are kept", source, changed)
         for file in code_files(source):
             copy = target if source.is_file() else target / file.relative_to(source)
             try:

@@ -197,7 +197,7 @@ def _names_in(module: str) -> set[str]:
 def _load(entry: str, folder: Path) -> str:
     if is_file(entry):
         path = resolved(entry, folder)
-        _import_file(path)
+        _import_file(path, folder)
         return str(path)
     try:
         importlib.import_module(entry)
@@ -258,12 +258,13 @@ def _package_of(module: str) -> Path | None:
     return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
 
 
-def _import_file(path: Path) -> None:
+def _import_file(path: Path, folder: Path) -> None:
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
+        kept = folder / "plugins" / path.name  # where a run keeps its copies, and people their plugins
+        near = f"; did you mean '{kept}'?" if kept.exists() else near_path(path)
         raise PluginError(
-            f"no file {source}{near_path(path)}; "
-            "a path is relative to the config's folder, in an override to the current folder"
+            f"no file {source}{near}; a path is relative to the config's folder, in an override to the current folder"
         )
     name = _module_name(path)
     if name in sys.modules:

@@ -309,3 +309,13 @@ def test_a_run_that_goes_on_with_its_own_copy_does_not_copy_it_again(tmp_path: P
     kept.write_text("")
     keep_files([str(kept)], tmp_path / "run")
     assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_plugin_that_changes_within_a_run_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, run = tmp_path / "heads.py", tmp_path / "run"
+    for text, warnings in (("a = 1\n", 0), ("a = 1\n", 0), ("a = 2\n", 1), ("a = 2\n", 1)):
+        source.write_text(text)
+        keep_files([str(source)], run)
+        assert len(caplog.messages) == warnings
+    assert caplog.messages[0].startswith(f"plugin {source} is not what the run began with")
+    assert {path.read_text() for path in (run / "plugins").iterdir()} == {"a = 1\n", "a = 2\n"}
