@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 import numpy as np
+import torch
 
 from toolbox.registry import TRANSFORMS
 
@@ -69,6 +70,7 @@ SETTINGS = {
     "array": "x: np.ndarray | None = None",
     "set": "x: set[int] | None = None",
     "parts": "x: Deep = Deep()",
+    "tensor": "x: torch.Tensor = None",
 }
 
 
@@ -125,6 +127,7 @@ def test_parts_of_one_name_are_two_definitions(tmp_path: Path, capsys: pytest.Ca
         ("enum", "RED", "an enum cannot be set in YAML; annotate it as a Literal of RED, BLUE"),
         ("typed dict", "3", "expected Options or null, got 3"),
         ("function", "abs", "cannot be set in YAML"),
+        ("tensor", "null", "the constructor of Tensor cannot be read: .*; so YAML cannot set it"),
         ("array", "[1]", "expected ndarray or null, got a list"),
         ("set", "[1]", r"expected set\[int\] or null, got a list"),
     ],

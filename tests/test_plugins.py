@@ -288,3 +288,12 @@ def test_a_file_that_is_gone_is_looked_for_among_the_runs_copies(tmp_path: Path)
     (tmp_path / "plugins" / "gone.py").write_text("")
     with pytest.raises(PluginError, match=f"no file /far/gone.py; did you mean '{tmp_path}/plugins/gone.py'?"):
         load_plugin("/far/gone.py", tmp_path)
+
+
+def test_the_digest_is_that_of_the_code_that_runs(tmp_path: Path) -> None:
+    """A file that is edited after it was imported is not imported again."""
+    (tmp_path / "early.py").write_text(TRANSFORM.format(name="Early"))
+    loaded, imported = load_plugin("early.py", tmp_path), digest(tmp_path / "early.py")
+    (tmp_path / "early.py").write_text(TRANSFORM.format(name="Early") + "# edited\n")
+    assert load_plugin("early.py", tmp_path) == loaded
+    assert plugins.loaded_plugins[loaded].sha256 == imported

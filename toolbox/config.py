@@ -7,7 +7,6 @@ they say.
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union
 
+from toolbox.config_messages import absent, left_over, needed, unfinished, unknown_argument, unquoted, with_article
 from toolbox.errors import did_you_mean
 from toolbox.plan import Plan, base_of
 from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
@@ -22,18 +22,16 @@ from toolbox.signatures import (
     MISSING,
     Component,
     Setting,
-    Signature,
     component_of,
     members,
     ordinary_classes,
     signature_of,
     spell,
+    why_unreadable,
 )
-from toolbox.yaml_nodes import Findings, Node, Place
+from toolbox.yaml_nodes import Findings, Node
 
 INVALID: Any = object()  # stands for a value whose problem has been noted
-
-_DEPTH = 3  # how deep a misplaced argument is looked for
 
 
 def check(
@@ -93,8 +91,8 @@ class _Checker:
             elif name in signature.wired:
                 self.findings.add(place, key, f"'{name}' is filled in by the builder; remove it")
             elif not (family and name == "type"):
-                message = _unknown(cls, family, name, node, signature, self.root)
-                self.findings.add(place, key, message + _left_over(cls, key, node, place))
+                message = unknown_argument(cls, family, name, node, signature, self.root)
+                self.findings.add(place, key, message + left_over(cls, key, node, place))
         for name, setting in signature.settings.items():
             inner = f"{key}.{name}".lstrip(".")
             component = component_of(setting.annotation)
@@ -103,38 +101,36 @@ class _Checker:
             if component and component.default and not setting.required:
                 given[name] = self.value(Node({}, node.place), setting, inner)
             elif setting.required:
-                self.findings.add(node.place, key, _absent(cls, family, setting))
+                self.findings.add(node.place, key, absent(cls, family, setting))
         return Plan(cls, given, key=key, place=node.place, family=family, places=places, base=base, deferred=deferred)
 
     def component(self, node: Node, component: Component, key: str, *, default: Any, deferred: bool) -> Any:
         """Check `{type: Name, settings…}`."""
-        family = component.family
+        family, noun = component.family, with_article(component.family.family)
         registered = ", ".join(family) or "none"
         if not node.is_mapping:
             known = f"; write {{type: {node.value}}}" if isinstance(node.value, str) and node.value in family else ""
-            message = (
-                f"expected {_a(family.family)}, {{type: …}} with one of {registered}, got {node.describe()}{known}"
-            )
+            message = f"expected {noun}, {{type: …}} with one of {registered}, got {node.describe()}{known}"
             return self._wrong(node, key, message)
         named = node.value.get("type")
         if named is None:
             if component.default is None:
-                return self._wrong(node, key, f"{_a(family.family)} needs a 'type' (registered: {registered})")
+                return self._wrong(node, key, f"{noun} needs a 'type' (registered: {registered})")
             named = Node(component.default, node.place)
         if not isinstance(named.value, str):
-            return self._expected(named, f"{key}.type", f"the name of {_a(family.family)}, one of {registered}")
+            return self._expected(named, f"{key}.type", f"the name of {noun}, one of {registered}")
         try:
             cls = family.get(named.value, advice=self.advice)
         except RegistryError as error:
             self.findings.add(named.place, f"{key}.type", f"{error}{self._elsewhere(named.value, family)}")
             return INVALID
         for method in family.missing_methods(cls)[:1]:
-            self.findings.add(named.place, f"{key}.type", _unfinished(cls, family, method))
+            self.findings.add(named.place, f"{key}.type", unfinished(cls, family, method))
         return self.plan(node, cls, key, family=family, default=default, deferred=deferred)
 
     def _elsewhere(self, name: Any, family: Registry) -> str:
         other = next((f for f in self.families.values() if f is not family and name in f), None)
-        return f"; '{name}' is {_a(other.family)}" if other else ""
+        return f"; '{name}' is {with_article(other.family)}" if other else ""
 
     # Values
 
@@ -170,8 +166,10 @@ class _Checker:
             names = ", ".join(annotation.__members__)
             return self._wrong(node, key, f"an enum cannot be set in YAML; annotate it as a Literal of {names}")
         if isinstance(annotation, type):
+            if reason := why_unreadable(annotation):
+                return self._wrong(node, key, f"{reason}; so YAML cannot set it")
             if node.value is None:
-                return self._wrong(node, key, f"is empty; {_needed(annotation, None, key.rpartition('.')[2])}")
+                return self._wrong(node, key, f"is empty; {needed(annotation, None, key.rpartition('.')[2])}")
             if not node.is_mapping:
                 return self._expected(node, key, f"a mapping of the arguments of {annotation.__name__}")
             return self.plan(node, annotation, key, default=default)
@@ -204,7 +202,7 @@ class _Checker:
         near = did_you_mean(str(node.value), [choice for choice in choices if isinstance(choice, str)])
         expected = " or ".join(map(repr, choices)) if len(choices) < 3 else f"one of {', '.join(map(repr, choices))}"
         numbers = [choice for choice in choices if str(choice) == node.value]
-        return self._expected(node, key, expected, _unquoted(node.value) if numbers else near)
+        return self._expected(node, key, expected, unquoted(node.value) if numbers else near)
 
     def _scalar(self, node: Node, kind: Any, key: str) -> Any:
         value = node.value
@@ -216,7 +214,7 @@ class _Checker:
             return value
         if kind is bool:
             return self._expected(node, key, "bool (true or false)")
-        hint = f"; quote it: '{value}'" if kind is str and isinstance(value, (bool, int, float)) else _unquoted(value)
+        hint = f"; quote it: '{value}'" if kind is str and isinstance(value, (bool, int, float)) else unquoted(value)
         return self._expected(node, key, kind.__name__, hint)
 
     def _mapping(self, node: Node, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
@@ -257,16 +255,6 @@ class _Checker:
         return INVALID
 
 
-def _unquoted(value: Any) -> str:
-    """What to write instead of a text that was meant as a number."""
-    number = value.replace(",", ".", 1) if isinstance(value, str) else ""
-    return f"; write {number} without quotes" if re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", number) else ""
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' or noun.startswith('rpn') else 'a'} {noun}"
-
-
 def _shape(annotation: Any) -> str:
     kind = typing.get_origin(annotation) or annotation
     if component_of(annotation) or not isinstance(kind, type):
@@ -278,93 +266,3 @@ def _shape(annotation: Any) -> str:
 
 def _shape_of(node: Node) -> str:
     return "mapping" if node.is_mapping else "list" if node.is_list else "scalar"
-
-
-def _absent(cls: type, owner: Registry | None, setting: Setting) -> str:
-    """The message about an argument that must be given and is not; a mapping is a section to the one who writes it."""
-    component = component_of(setting.annotation)
-    parts = ordinary_classes(setting.annotation)
-    if component and component.default:
-        part, family = component.family.get(component.default), component.family
-    elif parts == [setting.annotation]:
-        part, family = parts[0], None
-    else:
-        needed = f"'{setting.name}' ({spell(setting.annotation)})"
-        return f"{cls.__name__} needs the argument {needed}" if owner else f"{needed} must be given"
-    return f"the section '{setting.name}:' is missing; {_needed(part, family, setting.name)}"
-
-
-def _needed(cls: type, family: Registry | None, name: str) -> str:
-    """What must be written in a section."""
-    settings = signature_of(cls, family).settings.values()
-    needed = ", ".join(f"{setting.name} ({spell(setting.annotation)})" for setting in settings if setting.required)
-    return f"it needs {needed}" if needed else f"for its defaults, write '{name}: {{}}'"
-
-
-def _unfinished(cls: type, family: Registry, method: str) -> str:
-    """The message about a class that lacks a method of its family."""
-    needed = ", ".join(family.required_methods())
-    file = f"{(family.protocol or cls).__module__.replace('.', '/')}.py"
-    return f"{cls.__name__} has no method '{method}'; every {family.family} needs {needed} ({file})"
-
-
-def _left_over(cls: type, key: str, node: Node, place: Place) -> str:
-    """What to do about an argument in the file where the command line has changed the type."""
-    named = node.value.get("type")
-    if named is None or not named.place.is_override or place.is_override:
-        return ""
-    return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
-
-
-def _unknown(
-    cls: type, family: Registry | None, name: Any, node: Node, signature: Signature, root: tuple[type, Node]
-) -> str:
-    """The message about an argument that `cls` has not: where it belongs, or what is spelled like it."""
-    if node is root[1]:
-        message = f"there is no section '{name}'"
-    elif family is None:
-        message = f"there is no setting '{name}' here"
-    else:
-        message = f"{cls.__name__} has no argument '{name}'"
-    if name == "type":
-        return f"{message}; it is always {cls.__name__}, remove it"
-    path = _belongs(str(name), signature, node)
-    if path:
-        return f"{message}; did you mean '{path}'?"
-    near = did_you_mean(str(name), signature.settings)
-    if not near and node is not root[1]:
-        path = _belongs(str(name), signature_of(root[0]), root[1], depth=1)
-        near = f"; did you mean '{path}'?" if path else ""
-    return message + (near or f"; it has {', '.join(signature.settings) or 'none'}")
-
-
-def _belongs(name: str, signature: Signature, node: Node | None, depth: int = _DEPTH) -> str:
-    """Dotted path, below a component, of an argument with exactly this name; empty if there is none."""
-    for setting in signature.settings.values():
-        child = node.value.get(setting.name) if node and node.is_mapping else None
-        for cls, family in _classes(setting.annotation, child):
-            try:
-                inner = signature_of(cls, family)
-            except TypeError:
-                continue
-            if name in inner.settings:
-                return f"{setting.name}.{name}"
-            below = _belongs(name, inner, child, depth - 1) if depth > 1 else ""
-            if below:
-                return f"{setting.name}.{below}"
-    return ""
-
-
-def _classes(annotation: Any, node: Node | None) -> list[tuple[type, Registry | None]]:
-    """The classes that an argument can hold: of a family, the one that YAML names."""
-    found: list[tuple[type, Registry | None]] = []
-    for member in members(annotation):
-        component = component_of(member)
-        if component:
-            named = node.value.get("type") if node and node.is_mapping else None
-            name = named.value if named else component.default
-            if isinstance(name, str) and name in component.family:
-                found.append((component.family.get(name), component.family))
-        elif member in ordinary_classes(member):
-            found.append((member, None))
-    return found

@@ -1,0 +1,113 @@
+"""What the checker of configs says of arguments that are missing, unknown or of another component."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from toolbox.errors import did_you_mean
+from toolbox.registry import Registry
+from toolbox.signatures import Setting, Signature, component_of, members, ordinary_classes, signature_of, spell
+from toolbox.yaml_nodes import Node, Place
+
+_DEPTH = 3  # how deep a misplaced argument is looked for
+
+
+def unquoted(value: Any) -> str:
+    """What to write instead of a text that was meant as a number."""
+    number = value.replace(",", ".", 1) if isinstance(value, str) else ""
+    return f"; write {number} without quotes" if re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", number) else ""
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' or noun.startswith('rpn') else 'a'} {noun}"
+
+
+def absent(cls: type, owner: Registry | None, setting: Setting) -> str:
+    """The message about an argument that must be given and is not; a mapping is a section to the one who writes it."""
+    component = component_of(setting.annotation)
+    parts = ordinary_classes(setting.annotation)
+    if component and component.default:
+        part, family = component.family.get(component.default), component.family
+    elif parts == [setting.annotation]:
+        part, family = parts[0], None
+    else:
+        wanted = f"'{setting.name}' ({spell(setting.annotation)})"
+        return f"{cls.__name__} needs the argument {wanted}" if owner else f"{wanted} must be given"
+    return f"the section '{setting.name}:' is missing; {needed(part, family, setting.name)}"
+
+
+def needed(cls: type, family: Registry | None, name: str) -> str:
+    """What must be written in a section."""
+    settings = signature_of(cls, family).settings.values()
+    needed = ", ".join(f"{setting.name} ({spell(setting.annotation)})" for setting in settings if setting.required)
+    return f"it needs {needed}" if needed else f"for its defaults, write '{name}: {{}}'"
+
+
+def unfinished(cls: type, family: Registry, method: str) -> str:
+    """The message about a class that lacks a method of its family."""
+    needed = ", ".join(family.required_methods())
+    file = f"{(family.protocol or cls).__module__.replace('.', '/')}.py"
+    return f"{cls.__name__} has no method '{method}'; every {family.family} needs {needed} ({file})"
+
+
+def left_over(cls: type, key: str, node: Node, place: Place) -> str:
+    """What to do about an argument in the file where the command line has changed the type."""
+    named = node.value.get("type")
+    if named is None or not named.place.is_override or place.is_override:
+        return ""
+    return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
+
+
+def unknown_argument(
+    cls: type, family: Registry | None, name: Any, node: Node, signature: Signature, root: tuple[type, Node]
+) -> str:
+    """The message about an argument that `cls` has not: where it belongs, or what is spelled like it."""
+    if node is root[1]:
+        message = f"there is no section '{name}'"
+    elif family is None:
+        message = f"there is no setting '{name}' here"
+    else:
+        message = f"{cls.__name__} has no argument '{name}'"
+    if name == "type":
+        return f"{message}; it is always {cls.__name__}, remove it"
+    path = _belongs(str(name), signature, node)
+    if path:
+        return f"{message}; did you mean '{path}'?"
+    near = did_you_mean(str(name), signature.settings)
+    if not near and node is not root[1]:
+        path = _belongs(str(name), signature_of(root[0]), root[1], depth=1)
+        near = f"; did you mean '{path}'?" if path else ""
+    return message + (near or f"; it has {', '.join(signature.settings) or 'none'}")
+
+
+def _belongs(name: str, signature: Signature, node: Node | None, depth: int = _DEPTH) -> str:
+    """Dotted path, below a component, of an argument with exactly this name; empty if there is none."""
+    for setting in signature.settings.values():
+        child = node.value.get(setting.name) if node and node.is_mapping else None
+        for cls, family in _classes(setting.annotation, child):
+            try:
+                inner = signature_of(cls, family)
+            except TypeError:
+                continue
+            if name in inner.settings:
+                return f"{setting.name}.{name}"
+            below = _belongs(name, inner, child, depth - 1) if depth > 1 else ""
+            if below:
+                return f"{setting.name}.{below}"
+    return ""
+
+
+def _classes(annotation: Any, node: Node | None) -> list[tuple[type, Registry | None]]:
+    """The classes that an argument can hold: of a family, the one that YAML names."""
+    found: list[tuple[type, Registry | None]] = []
+    for member in members(annotation):
+        component = component_of(member)
+        if component:
+            named = node.value.get("type") if node and node.is_mapping else None
+            name = named.value if named else component.default
+            if isinstance(name, str) and name in component.family:
+                found.append((component.family.get(name), component.family))
+        elif member in ordinary_classes(member):
+            found.append((member, None))
+    return found
