@@ -24,6 +24,7 @@ from toolbox.registry import FAMILIES
 from toolbox.schema import register_builtin
 from toolbox.structures import FeatureSpec, PixelStats, Regions, RoIShape, Targets
 from toolbox.testing import check_component, checks_of
+from toolbox.testing.case import difference
 
 SMALL_SHAPES = {"length": 5, "height": 64, "width": 64}
 STAGE_INPUT = {"in_shape": RoIShape(256, 6, 6)}
@@ -203,6 +204,13 @@ class NarrowHead(GoodHead):
     def forward(self, regions: Tensor) -> Tensor:
         x = super().forward(regions)
         return x / (torch.full_like(x, 257.0) - 256.0)
+
+
+class MixedHead(GoodHead):
+    """Makes a float32 tensor, which autocast forgives and a bfloat16 layer does not."""
+
+    def forward(self, regions: Tensor) -> Tensor:
+        return self.layer(regions.mean(dim=(2, 3)) + torch.zeros(regions.shape[1])).squeeze(1)
 
 
 class SingleHead(GoodHead):
@@ -563,6 +571,7 @@ BROKEN: list[tuple[str, type, str, str]] = [
     ("instance_head", WritingHead, "inputs unchanged", "output[0] differs by"),
     ("instance_head", DetachedHead, "no regions", "no gradient in unused"),
     ("instance_head", NarrowHead, "half precision", "under autocast, output is not finite"),
+    ("instance_head", MixedHead, "half precision", "dtype"),
     ("instance_head", SingleHead, "float64", "output is not float64"),
     ("instance_head", StrideHead, "channels last", "contiguous and channels-last differ"),
     ("instance_head", ForgetfulHead, "state dict", "outputs differ"),
@@ -652,3 +661,10 @@ def test_wrong_arguments_of_the_kit_are_refused() -> None:
         check_component("ResNet", family="heads")
     with pytest.raises(ValueError, match="skip: no check 'exports' for loss"):
         check_component("SmoothL1", skip={"exports"})
+
+
+def test_nan_differs_from_everything() -> None:
+    """A comparison with NaN is false, so that it must be asked the right way round."""
+    nan = torch.tensor([float("nan")])
+    assert difference(nan, nan) is not None and difference(torch.zeros(1), nan) is not None
+    assert difference(torch.zeros(1), torch.zeros(1)) is None
