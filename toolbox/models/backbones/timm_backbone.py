@@ -80,7 +80,7 @@ class TimmBackbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
+        """(N, in_channels, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
         maps = self.network(images)
         return {name: as_nchw(self.network, x) for name, x in zip(self.out_features, maps, strict=True)}
 
