@@ -13,6 +13,7 @@ import toolbox
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.optim import SGD, Adam, AdamW, Cosine, MultiStep, build_optimizer, parameter_groups
 from toolbox.errors import ConfigError
+from toolbox.models.backbones import ResNet
 
 
 def test_multistep_drops_at_fractions_and_at_steps() -> None:
@@ -205,3 +206,10 @@ def test_averaged_weights_are_in_the_model_only_for_a_while() -> None:
         raise KeyError
     assert net.weight.item() == 3.0
     assert average.values["num_batches_tracked"] == 7
+
+
+def test_a_resnets_blocks_lie_one_deeper_each_behind_the_stem() -> None:
+    backbone = ResNet(depth=18, norm="gn")  # two blocks a stage
+    names = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.1.conv2.weight", "layer2.0.conv1.weight")
+    assert [backbone.depth_of(name) for name in names] == [0, 0, 1, 2, 3]
+    assert backbone.depth_of("layer4.1.bn2.bias") == 8

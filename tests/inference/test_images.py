@@ -74,6 +74,8 @@ def test_images_of_other_channels_are_taken_in_every_form_that_can_hold_them() -
         assert np.array_equal(as_image(form, 4), four)
     with pytest.raises(DataError, match=r"PIL image of mode RGB; .* \(h, w, 4\) uint8 array, a PIL image or"):
         as_image(PIL.Image.fromarray(PIXELS), 4)
+    with pytest.raises(DataError, match="PIL image of mode L; "):
+        as_image(grey, 4)
     with pytest.raises(DataError, match=r"PIL image of mode RGBA; .* \(h, w, 5\) uint8 array, or a \(5, h, w\)"):
         as_image(PIL.Image.fromarray(four), 5)
     with pytest.raises(DataError, match=r"array of shape \(20, 30, 3\) .* \(h, w, 1\) uint8 array"):
