@@ -25,6 +25,11 @@ class FeatureSpec:
     stride: int
 
 
+def is_power_of_two(stride: int) -> bool:
+    """Whether a map of this stride is one of a pyramid's: 1, 2, 4, 8, …"""
+    return stride & (stride - 1) == 0
+
+
 @dataclass(frozen=True)
 class RoIShape:
     """What an extractor promises about its regions: (R, channels, height, width)."""

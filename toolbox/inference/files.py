@@ -31,8 +31,8 @@ LARGEST_EXTRA = 1024  # numbers a detection
 _KNOWN = ("id", "image_id", "category_id", "bbox", "score", "segmentation", "keypoints", "area", "iscrowd", "caption")
 # HEIC is not read, but somebody with a folder of it is told so.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"),
-    *(".gif", ".avif", ".jp2", ".heic", ".heif"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pbm", ".pgm", ".ppm", ".pnm"),
+    *(".gif", ".avif", ".jp2", ".j2k", ".heic", ".heif"),
 )
 ARRAY_SUFFIXES = (".npy",)
 

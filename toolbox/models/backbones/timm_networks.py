@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.errors import ToolboxError, did_you_mean
+from toolbox.structures import is_power_of_two
 
 # Of each kind one that is known to fit, to be named where another does not.
 FITTING = (
@@ -106,7 +107,7 @@ def _looked_up(name: str, in_channels: int, drop_path: float, strides: tuple[int
 
     network = _features(timm, name, options)
     reductions = network.feature_info.reduction()
-    if not any(_is_power_of_two(stride) for stride in reductions) and "dynamic_img_pad" in accepted:
+    if not any(is_power_of_two(stride) for stride in reductions) and "dynamic_img_pad" in accepted:
         # A plain vision transformer with patches of 14 pixels (DINOv2, EVA): timm resamples the weights to 16.
         options["patch_size"] = 2 ** round(math.log2(reductions[-1]))
         with torch.device("meta"):
@@ -162,7 +163,7 @@ def _found(info: Any) -> dict[int, tuple[int, int, int]]:
         for position, (stride, index, channels) in enumerate(
             zip(info.reduction(), info.out_indices, info.channels(), strict=True)
         )
-        if _is_power_of_two(stride)
+        if is_power_of_two(stride)
     }
 
 
@@ -255,10 +256,6 @@ def names_in_whole(features: nn.Module, whole: nn.Module) -> dict[str, str]:
         known |= dict.fromkeys((f"model.{name}", f"body.{name}", name.replace(".", "_", 1)), name)
     known |= {name: name for name in whole.state_dict()}
     return {name: known[name] for name in features.state_dict() if name in known}
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
 
 
 def _unfit(name: str, reason: str) -> ValueError:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from toolbox.models.heads.layers import Norm, check_at_least, norm_layer
 from toolbox.models.necks.levels import Extra, convolution_norm, init_convolutions, levels_above
 from toolbox.registry import NECKS
-from toolbox.structures import FeatureSpec
+from toolbox.structures import FeatureSpec, is_power_of_two
 
 
 @NECKS.register
@@ -76,7 +76,7 @@ def _only_map(in_features: Mapping[str, FeatureSpec]) -> tuple[str, FeatureSpec]
             "or let the backbone put out one (TimmBackbone: strides: [16], ResNet: out: [c4])"
         )
     ((name, spec),) = in_features.items()
-    if spec.stride < 4 or not _is_power_of_two(spec.stride):
+    if spec.stride < 4 or not is_power_of_two(spec.stride):
         raise ValueError(
             f"SimpleFeaturePyramid takes a map whose stride is a power of two, 4 or more, got {listed}; "
             "take a backbone with patches of 8, 16 or 32 pixels"
@@ -86,7 +86,7 @@ def _only_map(in_features: Mapping[str, FeatureSpec]) -> tuple[str, FeatureSpec]
 
 def _check_strides(strides: Sequence[int]) -> None:
     doubling = all(coarse == 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False))
-    if not strides or not _is_power_of_two(strides[0]) or not doubling:
+    if not strides or not is_power_of_two(strides[0]) or not doubling:
         raise ValueError(f"strides are powers of two that double, such as [4, 8, 16, 32], got {list(strides)}")
 
 
@@ -104,10 +104,6 @@ def _resample(spec: FeatureSpec, stride: int, norm: Norm) -> tuple[nn.Sequential
         source, channels = channels, max(1, channels // 2)
         layers.append(nn.ConvTranspose2d(source, channels, 2, stride=2))
     return nn.Sequential(*layers), channels
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number > 0 and number.bit_count() == 1
 
 
 def _log2(number: int) -> int:
