@@ -20,7 +20,13 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.modified import newer_group
+
+try:
+    from setuptools.modified import newer_group
+except ImportError:
+    raise SystemExit(
+        "setuptools is too old: pip install -U 'setuptools>=77', or build without --no-build-isolation"
+    ) from None
 
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("csrc")

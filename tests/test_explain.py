@@ -62,7 +62,7 @@ def lines(key: str, *overrides: str) -> list[str]:
         ("data.transforms.0.prob", "0.5", "default of HorizontalFlip (toolbox.data.transforms)"),
         ("train.optimizer", "SGD", "default of TrainConfig (toolbox.schema)"),
         ("train.optimizer.momentum", "0.9", "default of SGD (toolbox.engine.optim)"),
-        ("test.nms", "0.5", "default of RunConfig (toolbox.schema)"),
+        ("test.nms", "0.5", "default of 'test', which is a TestSettings unless told"),
     ],
 )
 def test_value_and_source(key: str, value: str, source: str) -> None:
@@ -123,3 +123,13 @@ def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["show", str(file), "--explain", "model.backbone.norm"])
     assert capsys.readouterr().out.startswith(f"model.backbone.norm: gn\n  from: {file}:2:34\n  takes: 'frozen_bn' | ")
+
+
+def test_several_keys_at_once_and_the_parts_of_a_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(TEXT)
+    with pytest.raises(SystemExit):
+        main(["show", str(file), "--explain", "train.lr", "--explain", "test.nms"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"train.lr: 0.1\n  from: {file}:14:26\n")
+    assert "\ntest.nms: 0.5\n" in out and "  takes: float, default 0.5\n  overlap above which" in out

@@ -14,7 +14,16 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Union
 
-from toolbox.config_messages import absent, left_over, needed, unfinished, unknown_argument, unquoted, with_article
+from toolbox.config_messages import (
+    absent,
+    left_over,
+    needed,
+    unfinished,
+    unknown_argument,
+    unquoted,
+    wired_argument,
+    with_article,
+)
 from toolbox.errors import did_you_mean
 from toolbox.plan import Plan, base_of
 from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
@@ -89,7 +98,7 @@ class _Checker:
             if name in signature.settings:
                 given[name] = self.value(child, signature.settings[name], inner)
             elif name in signature.wired:
-                self.findings.add(place, key, f"'{name}' is filled in by the builder; remove it")
+                self.findings.add(place, key, wired_argument(str(name), self.root))
             elif not (family and name == "type"):
                 message = unknown_argument(cls, family, name, node, signature, self.root)
                 self.findings.add(place, key, message + left_over(cls, key, node, place))
@@ -109,7 +118,8 @@ class _Checker:
         family, noun = component.family, with_article(component.family.family)
         registered = ", ".join(family) or "none"
         if not node.is_mapping:
-            known = f"; write {{type: {node.value}}}" if isinstance(node.value, str) and node.value in family else ""
+            meant = next((name for name in family if name.lower() == str(node.value).lower()), None)
+            known = f"; write {{type: {meant}}}" if meant else ""
             message = f"expected {noun}, {{type: …}} with one of {registered}, got {node.describe()}{known}"
             return self._wrong(node, key, message)
         named = node.value.get("type")

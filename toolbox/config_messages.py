@@ -59,6 +59,12 @@ def left_over(cls: type, key: str, node: Node, place: Place) -> str:
     return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
 
 
+def wired_argument(name: str, root: tuple[type, Node]) -> str:
+    """The message about an argument that the builder fills in; it may be a setting elsewhere."""
+    path = _belongs(name, signature_of(root[0]), root[1], depth=1)
+    return f"'{name}' is filled in by the builder; remove it" + (f", or did you mean '{path}'?" if path else "")
+
+
 def unknown_argument(
     cls: type, family: Registry | None, name: Any, node: Node, signature: Signature, root: tuple[type, Node]
 ) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.docstrings import argument_docs, first_line
 from toolbox.errors import ToolboxError, did_you_mean
-from toolbox.plan import Plan, plain, writable
+from toolbox.plan import Plan, base_of, plain, writable
 from toolbox.signatures import Setting, StandIn, signature_of, spell
 from toolbox.yaml_nodes import Place, write_inline
 
@@ -33,13 +33,21 @@ def explain(plan: Plan, key: str) -> list[str]:
             if step == "type" and value.family:
                 return [f"{key}: {value.cls.__name__}", f"  from: {_type_source(owner, value)}"]
             owner, name = value, step
-        value = _inside(value, step, done)
+        inside = _inside(value, step, done)
         done = f"{done}.{step}".lstrip(".")
+        value = _as_section(inside, done)
     whole = done == f"{owner.key}.{name}".lstrip(".")  # not an entry of a list or mapping
     setting = signature_of(owner.cls, owner.family).settings.get(name) if whole else None
     lines = [f"{key}: {_spell(value, setting)}", f"  from: {_source(owner, name, value)}"]
     lines += _about(owner, setting) if setting else []
     return lines + (_settings(value) if isinstance(value, Plan) else [])
+
+
+def _as_section(value: Any, key: str) -> Any:
+    """A default that nothing was changed in, as the section that it stands for."""
+    if isinstance(type(value), StandIn) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return Plan(type(value), {}, key=key, base=base_of(type(value), value))
+    return value
 
 
 def _inside(value: Any, step: str, key: str) -> Any:
@@ -50,10 +58,6 @@ def _inside(value: Any, step: str, key: str) -> Any:
         if step in names:
             return value[step] if not names[step].required or step in value.given else None
         what = f"{where} ({value.cls.__name__})" if key else where
-    elif isinstance(type(value), StandIn):
-        return _inside(value.fields, step, key)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):  # a default that nothing was changed in
-        return _inside({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, step, key)
     elif isinstance(value, Mapping):
         names = list(map(str, value))
         if step in names:

@@ -132,8 +132,13 @@ def test_simple_pyramid_refuses_what_it_cannot_scale(
 
 
 def test_fpn_subsamples_its_extra_levels() -> None:
-    neck = FPN({"c5": FeatureSpec(8, 32)}, out_channels=4, extra_levels=2)
-    maps = neck({"c5": torch.randn(1, 8, 5, 6)})
-    assert list(maps) == ["p5", "p6", "p7"]
+    neck = FPN({"c4": FeatureSpec(6, 16), "c5": FeatureSpec(8, 32)}, out_channels=4, extra_levels=2)
+    maps = neck({"c4": torch.randn(1, 6, 10, 12), "c5": torch.randn(1, 8, 5, 6)})
+    assert list(maps) == ["p4", "p5", "p6", "p7"]
     assert torch.equal(maps["p6"], maps["p5"][:, :, [0, 2, 4]][..., [0, 2, 4]])
     assert torch.equal(maps["p7"], maps["p5"][:, :, [0, 4]][..., [0, 4]])
+
+
+def test_fpn_of_one_map_names_the_neck_for_it() -> None:
+    with pytest.raises(ValueError, match="there is c4 alone; SimpleFeaturePyramid makes a pyramid of one"):
+        FPN({"c4": FeatureSpec(8, 16)})

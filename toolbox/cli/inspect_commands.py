@@ -75,8 +75,10 @@ def show(
     size: Annotated[str, typer.Option(help="Height and width of the network's input.")] = "800x1216",
     resolved: Annotated[bool, typer.Option(help="Print the resolved config.")] = True,
     explain: Annotated[
-        str | None,
-        typer.Option(metavar="KEY", help="Say where a value comes from, and nothing else.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="Say where a value comes from, and nothing else; may be repeated.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """The resolved config, the wiring, parameters and cost."""
@@ -84,7 +86,7 @@ def show(
 
     config = _config_file(config)
     plan = precheck(config, overrides or ())
-    if explain is not None:
+    if explain:
         typer.echo("\n".join(_explained(plan, config, overrides or (), explain)))
         return
     from toolbox.cli.wiring import wiring_lines
@@ -104,14 +106,14 @@ def show(
     typer.echo("\n".join(wiring_lines(model, int(height), int(width))))
 
 
-def _explained(plan: Plan | None, config: Path, overrides: Sequence[str], key: str) -> list[str]:
+def _explained(plan: Plan | None, config: Path, overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
     from toolbox.explain import explain
 
     if plan is None:
         from toolbox.schema import load_config
 
         plan = load_config(config, overrides).plan
-    return explain(plan, key)
+    return [line for key in keys for line in explain(plan, key)]
 
 
 def _config_file(path: Path) -> Path:

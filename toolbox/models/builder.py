@@ -47,8 +47,8 @@ def build_detector(
     Raises:
         ConfigError: a component refuses its arguments or what it is wired to; with file, line and key.
     """
-    if not classes:
-        raise ValueError("a detector needs at least one class")
+    if isinstance(classes, (str, int)) or not classes:
+        raise ValueError(f"classes are the names of at least one class, e.g. ['cat', 'dog'], got {classes!r}")
     if issubclass(config.model.cls, RCNN):
         detector: Any = _build_rcnn(config.model, config.test, len(classes), skeleton, channels)
     else:  # a plugin's own meta-architecture takes what it names

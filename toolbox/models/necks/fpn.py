@@ -36,6 +36,11 @@ class FPN(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least(1, out_channels=out_channels)
+        if len(in_features) == 1:
+            (name,) = in_features
+            raise ValueError(
+                f"FPN joins maps of several strides, but there is {name} alone; SimpleFeaturePyramid makes a pyramid of one"
+            )
         check_at_least(0, extra_levels=extra_levels)
         strides = [spec.stride for spec in in_features.values()]
         if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
