@@ -131,5 +131,5 @@ def test_several_keys_at_once_and_the_parts_of_a_default(tmp_path: Path, capsys:
     with pytest.raises(SystemExit):
         main(["show", str(file), "--explain", "train.lr", "--explain", "test.nms"])
     out = capsys.readouterr().out
-    assert out.startswith(f"train.lr: 0.1\n  from: {file}:14:26\n")
+    assert out.startswith(f"train.lr: 0.1\n  from: {file}:14:24\n")
     assert "\ntest.nms: 0.5\n" in out and "  takes: float, default 0.5\n  overlap above which" in out
