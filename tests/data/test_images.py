@@ -15,6 +15,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
+from toolbox.data import image_doubts
 from toolbox.data.images import read_image
 from toolbox.errors import DataError
 
@@ -84,6 +85,38 @@ def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path: Path, suffix: str
     assert read_image(tmp_path / f"grey.{suffix}")[0].tolist() == [[value] * 3 for value in scaled]
     cv2.imwrite(str(tmp_path / f"rgb.{suffix}"), np.stack([0 * values, 0 * values, values], axis=2))  # OpenCV: B G R
     assert read_image(tmp_path / f"rgb.{suffix}")[0].tolist() == [[value, 0, 0] for value in scaled]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_sixteen_bits_that_use_little_of_their_range_are_doubted_once(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str, largest: int) -> Path:
+        path, pixels = tmp_path / f"{name}.{suffix}", np.array([[0, largest, largest // 2]], dtype=np.uint16)
+        np.save(path, pixels) if suffix == "npy" else cv2.imwrite(str(path), pixels)
+        return path
+
+    channels = 1 if suffix == "npy" else 3
+    monkeypatch.setattr(image_doubts, "_said", set())
+    for name, largest in (("black", 0), ("full", 65535), ("wide", 8192)):
+        read_image(write(name, largest), channels=channels)
+    assert not caplog.records
+    for name in ("dark", "next"):
+        read_image(write(name, 4180), channels=channels)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"dark.{suffix}: the largest of its 16-bit values is 4180" in record.getMessage()
+    assert "so 17 of 256 levels are left" in record.getMessage()  # 4180 / 257 = 16.3: 0 to 16
+    assert "by 16 for 12 bits" in record.getMessage()
+
+
+def test_an_alpha_channel_does_not_hide_how_dark_sixteen_bits_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_doubts, "_said", set())
+    cv2.imwrite(str(tmp_path / "a.png"), np.array([[[9, 4095, 9, 65535]]], dtype=np.uint16))
+    read_image(tmp_path / "a.png")
+    assert "a.png: the largest of its 16-bit values is 4095" in caplog.text
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

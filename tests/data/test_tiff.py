@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from toolbox.data import image_doubts
 from toolbox.data.images import read_image
 from toolbox.errors import DataError
 
@@ -30,6 +31,7 @@ def write_tiff(
     tile: int = 0,
     deflate: bool = False,
     sample_format: int = 1,
+    extra: int | None = None,
 ) -> Path:
     """Write (h, w, c); with `deflate`, values are differences from the left neighbour."""
     height, width, bands = pixels.shape
@@ -52,6 +54,7 @@ def write_tiff(
         **({322: [tile], 323: [tile], 324: starts[:-1]} if tile else {278: [rows], 273: starts[:-1]}),
         **{325 if tile else 279: [len(block) for block in blocks]},
         **({317: [2]} if deflate else {}),
+        **({338: [extra]} if extra is not None else {}),
     }
     at = starts[-1] + starts[-1] % 2
     behind = at + 2 + 12 * len(tags) + 4
@@ -176,6 +179,25 @@ def test_bands_that_are_no_colours_are_not_taken_for_them(tmp_path: Path) -> Non
         read_image(path)
     with pytest.raises(DataError, match=r"a\.tif: image has 5 channels, but 4 are read; set 'channels: 5'"):
         read_image(path, channels=4)
+
+
+@pytest.mark.parametrize("extra", [None, 0])  # no tag, and "unspecified data"
+def test_a_fourth_band_that_is_no_transparency_is_not_dropped_in_silence(
+    tmp_path: Path, extra: int | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_doubts, "_said", set())
+    pixels = RANDOM.integers(0, 256, (9, 8, 4), dtype=np.uint8)
+    for kind in (1, 2):  # associated and unassociated alpha
+        read_image(write_tiff(tmp_path / "alpha.tif", pixels, photometric=2, extra=kind))
+    bands = write_tiff(tmp_path / "bands.tif", pixels, photometric=2, extra=extra)
+    assert np.array_equal(read_image(bands, channels=4), pixels)
+    assert not caplog.records
+    assert np.array_equal(read_image(bands), pixels[..., :3])
+    read_image(bands)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "bands.tif: this TIFF has a fourth band" in record.getMessage()
+    assert "set 'channels: 4'" in record.getMessage()
 
 
 def test_numbers_other_than_8_and_16_bits_are_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -117,6 +117,32 @@ def test_classes_that_differ_are_named(tiny_images: type, model: tuple[str, ...]
         check_classes(model, dataset, "the run", "data.val")
 
 
+@pytest.mark.parametrize(
+    ("model", "source", "advice", "unfit"),
+    [
+        (("dog", "cat", "cow"), "runs/a", "add 'cow' to the 'categories' of data.val's file", "classes: ["),
+        (
+            ("dog", "cat", "cow"),
+            "data.train",
+            "or give both data sets .* 'classes: \\[dog, cat\\]'",
+            "correct the names",
+        ),
+        (("cat",), "runs/a", r"give data.val 'classes: \[cat\]'", "categories"),
+        (("cat", "dog"), "runs/a", r"give data.val 'classes: \[cat, dog\]'", "categories"),
+        (("dog", "Cat"), "runs/a", "correct the names in one of the files", "categories"),
+        (("dog", "cow"), "runs/a", r"add 'cow' .*; then give data.val 'classes: \[dog, cow\]'", "or give both"),
+    ],
+)
+def test_the_way_out_of_other_classes_is_one_that_can_be_gone(
+    tiny_images: type, model: tuple[str, ...], source: str, advice: str, unfit: str
+) -> None:
+    dataset = tiny_images()
+    dataset.classes = ("dog", "cat")
+    with pytest.raises(DataError, match=advice) as raised:
+        check_classes(model, dataset, source, "data.val")
+    assert unfit not in str(raised.value)
+
+
 def test_names_spelled_alike_are_paired_once_each() -> None:
     known = ["traffic light", "cat", "Wolf"]
     assert spelled_alike(["traffic-light", "CAT", "Cat", "zebra"], known) == [

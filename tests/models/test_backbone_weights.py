@@ -20,6 +20,23 @@ def test_weights_of_a_torchvision_file_are_loaded(tmp_path: Path) -> None:
     assert torch.equal(ours.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
 
 
+def test_the_backbone_of_a_detector_s_file_starts_another(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name, first in (("resnet", ResNet(depth=18, norm="gn")), ("timm", TimmBackbone(name="test_resnet"))):
+        detector = torch.nn.ModuleDict({"backbone": first, "neck": torch.nn.Conv2d(3, 3, 1)})
+        torch.save(detector.state_dict(), tmp_path / f"{name}.pth")
+        weights = str(tmp_path / f"{name}.pth")
+        again = (
+            ResNet(depth=18, norm="gn", weights=weights)
+            if name == "resnet"
+            else TimmBackbone(name="test_resnet", weights=weights)
+        )
+        expected = first.state_dict()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in again.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"not in it, first 'layer1\.2\.conv1\.weight'"):
+        ResNet(depth=34, norm="gn", weights=str(tmp_path / "resnet.pth"))
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

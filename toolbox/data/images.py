@@ -11,6 +11,7 @@ import PIL.ExifTags
 import PIL.Image
 
 from toolbox.data import tiff
+from toolbox.data.image_doubts import doubt_fourth_band, doubt_range
 from toolbox.data.image_faults import BadImage, cut_jpeg, why_unreadable
 from toolbox.data.opencv_decoder import decoded_by_opencv
 from toolbox.errors import DataError
@@ -32,9 +33,10 @@ def read_image(
     * Any other number: a TIFF of so many bands, or of so many pages of one band.
     * A `.npy` file holds (h, w, channels), or (h, w) for one channel.
 
-    16 bits are scaled to 8 by their full range. Of several pages or frames the first is read. Pixels are taken as
-    stored and an EXIF rotation is not applied, because COCO annotations refer to the stored pixels; the one exception
-    is a declared `size` that fits only the rotated image, as some annotation tools write it.
+    16 bits are scaled to 8 by their full range, with a warning where they use little of it. Of several pages or frames
+    the first is read. Pixels are taken as stored and an EXIF rotation is not applied, because COCO annotations refer to
+    the stored pixels; the one exception is a declared `size` that fits only the rotated image, as some annotation tools
+    write it.
 
     Args:
         path: of the file.
@@ -50,7 +52,11 @@ def read_image(
     except OSError as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from error
     try:
-        image = _with_channels(_decoded(content, channels), channels)
+        stored = _decoded(content, channels)
+        doubt_range(path, stored)
+        if channels in (1, 3) and stored.shape[2] == 4 and tiff.is_tiff(content[:4].tobytes()):
+            doubt_fourth_band(path, transparent=tiff.is_transparency_fourth(content))
+        image = _with_channels(eight_bits(stored), channels)
         turned = image
         if upright or (size is not None and image.shape[:2] != tuple(size)):
             turned = turned_upright(image, _orientation(content))
@@ -104,12 +110,12 @@ def _why_not_opened(path: Path, error: OSError) -> str:
 
 
 def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
-    """Stored pixels (h, w, c), colours in the order R G B A."""
+    """Pixels (h, w, c) as stored, colours in the order R G B A."""
     start = content[:16].tobytes()
     if start.startswith(NUMPY_FILE):
         return _from_numpy(content)
     if tiff.is_tiff(start):
-        return eight_bits(tiff.read_tiff(content, channels))
+        return tiff.read_tiff(content, channels)
     if start.startswith(_GIF):
         return _from_pillow(content)
     pixels = decoded_by_opencv(content)
@@ -117,7 +123,7 @@ def _decoded(content: np.ndarray, channels: int) -> np.ndarray:
         return _from_pillow(content)  # not every build of OpenCV knows the one, and none all kinds of the other
     if pixels is None or cut_jpeg(content):
         raise BadImage(why_unreadable(content))
-    return eight_bits(pixels)
+    return pixels
 
 
 def _from_pillow(content: np.ndarray) -> np.ndarray:
@@ -138,7 +144,7 @@ def _from_numpy(content: np.ndarray) -> np.ndarray:
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise BadImage(f"the array has the shape {pixels.shape}; an image is (height, width, channels)")
     native = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
-    return eight_bits(native if native.ndim == 3 else native[..., None])
+    return native if native.ndim == 3 else native[..., None]
 
 
 def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

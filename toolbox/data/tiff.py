@@ -20,11 +20,13 @@ from toolbox.data.image_faults import BadImage, why_unreadable
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = 317, 322, 323, 324, 325, 339
+_EXTRA = 338
 _CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the types of the tags above
 _WHITE_IS_ZERO, _RGB, _CMYK = 0, 2, 5
 _GREYS = (_WHITE_IS_ZERO, 1)
 _DIFFERENCES = 2  # the predictor that stores each value's difference from its left neighbour
 _JPEG = (6, 7)
+_TRANSPARENCY = (1, 2)  # of _EXTRA: colours multiplied by it, or not
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ def is_tiff(start: bytes) -> bool:
 def orientation(content: np.ndarray) -> int:
     """EXIF's number for how the first page is turned."""
     return _pages(content.tobytes())[0].get(_ORIENTATION)
+
+
+def is_transparency_fourth(content: np.ndarray) -> bool:
+    """Whether the first band behind the colours of the first page is called transparency."""
+    return _pages(content.tobytes())[0].get(_EXTRA, 0) in _TRANSPARENCY
 
 
 def read_tiff(content: np.ndarray, channels: int) -> np.ndarray:

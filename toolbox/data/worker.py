@@ -13,16 +13,20 @@ from collections.abc import Iterator
 
 import cv2
 
+from toolbox.data.image_doubts import leave_to_another
+
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
 
-def prepare_worker(_: int) -> None:
+def prepare_worker(number: int) -> None:
     """What a loader's worker does first.
 
     Ctrl-C, `timeout` and cluster schedulers signal every process of a run. A worker that dies of it takes the step, and
     the checkpoint that the training process is about to write, with it. So only that process decides.
     """
+    if number > 0:
+        leave_to_another()
     cv2.setNumThreads(0)  # one thread per worker; the workers are the parallelism
     if os.name == "posix":
         _heed_only_the_parent()

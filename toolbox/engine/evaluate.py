@@ -156,11 +156,17 @@ def _way_out(here: Sequence[str], there: Sequence[str], source: str, target: str
     if set(here) <= set(there):
         return f"give {target} {in_order}"
     both = [name for name in here if name in there]
-    if source.startswith("data.") and both and len(both) < len(here):
-        return (
-            f"correct the names in one of the files, or give both data sets the classes that both have: "
-            f"'classes: [{_listed(both)}]'"
+    lacking, extra = [name for name in here if name not in both], [name for name in there if name not in both]
+    alike = spelled_alike(lacking, extra)
+    absent = [name for name in lacking if name not in dict(alike)]
+    ways = ["correct the names in one of the files"] if extra else []
+    if absent:
+        ways.append(
+            f"add {_listed([repr(name) for name in absent])} to the 'categories' of {target}'s file, where a category "
+            f"may have no objects, and to its 'classes' where they are set"
         )
-    if source.startswith("data."):
-        return "correct the names in one of the files, so that both data sets have the same classes"
-    return f"evaluate on data with the model's classes: correct the names in the file, or give {target} {in_order}"
+    if source.startswith("data.") and both:
+        ways.append(f"give both data sets the classes that both have: 'classes: [{_listed(both)}]'")
+    elif not source.startswith("data.") and len(extra) > len(alike):
+        ways[-1] += f"; then give {target} {in_order}"
+    return ", or ".join(ways)

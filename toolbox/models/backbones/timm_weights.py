@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from toolbox.errors import CheckpointError, ToolboxError
 from toolbox.models.backbones.timm_networks import TimmNetwork, import_timm, names_in_whole
 from toolbox.models.backbones.weights import (
+    beneath,
     find_file,
     fit_state_dict,
     inflate,
@@ -89,7 +90,8 @@ def _no_download(timm: ModuleType, network: TimmNetwork, error: Exception) -> st
 
 
 def _fill(built: nn.Module, network: TimmNetwork, state: dict[str, Tensor], source: str) -> None:
-    """Weights from a file of the feature network, of timm's classification network, or of the network's authors."""
+    """Weights from a file of the feature network, timm's classification network, its authors or a whole detector."""
+    state = beneath("backbone.network.", state, built.state_dict())
     names = names_in_whole(built, network.whole)
     given = _renamed(built, names, state)
     if not _fits(built, given, network.options["in_chans"]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -118,7 +118,8 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
 
     Args:
         module: what is filled.
-        state: tensors by name; a first convolution made for RGB is fitted to `in_channels`.
+        state: tensors by name, or a whole detector's, whose backbone is taken; a first convolution made for RGB is
+            fitted to `in_channels`.
         source: what to call them in messages.
         in_channels: of the images.
 
@@ -126,6 +127,7 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
         CheckpointError: a tensor is missing or has another shape.
     """
     own = module.state_dict()
+    state = beneath("backbone.", state, own)
     wanted = {name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")}
     missing = [name for name in wanted if name not in state]
     if missing:
@@ -150,6 +152,14 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
                 f"{source}: '{name}' is {tuple(state[name].shape)}, the backbone needs {tuple(tensor.shape)}"
             )
     module.load_state_dict(fitted, strict=False)
+
+
+def beneath(prefix: str, state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it, where `names` are there and not at the top; else all as they are."""
+    names = list(names)
+    if any(name in state for name in names) or not any(prefix + name in state for name in names):
+        return state
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def inflate(weight: Tensor, shape: torch.Size, in_channels: int) -> Tensor:
