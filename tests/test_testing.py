@@ -561,6 +561,48 @@ class CountingSchedule:
         return 1 / self.calls
 
 
+# Components that raise on what every component of their family is given.
+
+
+class FixedWidthHead(GoodHead):
+    """Has a width written into it that is not that of its input."""
+
+    def __init__(self, in_shape: RoIShape, num_classes: int) -> None:
+        super().__init__(in_shape, num_classes)
+        self.layer = nn.Linear(256, 1)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        return self.layer(regions.mean(dim=(2, 3)))[:, 0]  # FixedWidthHead.forward
+
+
+class MisspelledLossHead(GoodHead):
+    """Calls a method that is not there, in loss."""
+
+    def loss(self, prediction: Tensor, regions: Regions, targets: Targets) -> dict[str, Tensor]:
+        return {"area": prediction.flaot().sum()}  # MisspelledLossHead.loss
+
+
+class MisspelledPredictHead(GoodHead):
+    """Calls a method that is not there, in predict."""
+
+    def predict(self, prediction: Tensor, labels: Tensor) -> Tensor:
+        return prediction.flaot().exp()  # MisspelledPredictHead.predict
+
+
+class MisspelledToImageHead(GoodHead):
+    """Calls a method that is not there, in to_image."""
+
+    def to_image(self, values: Tensor, boxes: Tensor, height: int, width: int) -> dict[str, Any]:
+        return {"area": values.to_list()}  # MisspelledToImageHead.to_image
+
+
+class MisspelledNeck(WideNeck):
+    """Reads a map that is not there."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"p2": self.layer(features["p2"])}  # MisspelledNeck.forward
+
+
 BROKEN: list[tuple[str, type, str, str]] = [
     ("instance_head", UndocumentedHead, "documented", "none of its own"),
     ("instance_head", PositionalHead, "constructor", "'weight' can be given by position"),
@@ -639,6 +681,34 @@ def test_a_broken_promise_is_named_with_what_came_out_and_what_to_do(
     assert said.startswith(f"{family} '{cls.__name__}' breaks the promise '{name}': ")
     assert got in said.partition("\n  got: ")[2].partition("\n  do: ")[0]
     assert len(said.partition("\n  do: ")[2]) > 10
+
+
+@pytest.mark.parametrize(
+    ("family", "cls", "method", "error"),
+    [
+        ("instance_head", FixedWidthHead, "forward", "mat1 and mat2 shapes cannot be multiplied"),
+        ("instance_head", MisspelledLossHead, "loss", "AttributeError: 'Tensor' object has no attribute 'flaot'"),
+        ("instance_head", MisspelledPredictHead, "predict", "AttributeError: 'Tensor' object has no attribute 'flaot'"),
+        ("instance_head", MisspelledToImageHead, "to_image", "AttributeError: 'Tensor' object has no attribute"),
+        ("neck", MisspelledNeck, "forward", "KeyError: 'p2'"),
+    ],
+)
+def test_what_raises_on_ordinary_input_is_blamed_on_no_promise(family: str, cls: type, method: str, error: str) -> None:
+    FAMILIES[family].register(cls)
+    with pytest.raises(AssertionError) as caught:
+        check_component(cls)
+    headline, got, remedy = str(caught.value).splitlines()
+    assert headline == f"{family} '{cls.__name__}': {method} raises on ordinary input"
+    lines = Path(__file__).read_text().splitlines()
+    (number,) = [n for n, line in enumerate(lines, 1) if line.endswith(f"# {cls.__name__}.{method}")]
+    assert error in got and got.endswith(f" ({__file__}, line {number})")
+    assert remedy.startswith("  do: mend it there")
+
+
+def test_a_constructor_that_raises_is_told_apart_from_what_it_should_set() -> None:
+    FAMILIES["instance_head"].register(GoodHead)
+    with pytest.raises(AssertionError, match="the constructor raises\n  got: TypeError: .*'wieght'.*\n  do: give sett"):
+        check_component(GoodHead, settings={"wieght": 1.0})
 
 
 def test_noise_in_evaluation_is_found_whichever_check_comes_first() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,18 @@ class DeviceError(ToolboxError):
 
 class StorageError(ToolboxError):
     """A file cannot be written: the disk is full, or the folder takes no files."""
+
+
+def told(error: BaseException, file: str | None = None) -> str:
+    """Return `RuntimeError: … (heads.py, line 3)`: an error's first line, and where it was raised.
+
+    Args:
+        error: that was raised.
+        file: a source file; its innermost line is named if the error came through it, else the innermost of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([frame for frame in frames if frame.filename == file] or frames)[-1]
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]} ({frame.filename}, line {frame.lineno})"
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import traceback
 import typing
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Union
 
-from toolbox.errors import CheckpointError, ConfigError, DataError, Problem, ToolboxError
+from toolbox.errors import CheckpointError, ConfigError, DataError, Problem, ToolboxError, told
 from toolbox.registry import Registry
 from toolbox.signatures import MISSING, StandIn, component_of, members, signature_of
 from toolbox.yaml_nodes import Place
@@ -112,7 +111,7 @@ class Plan:
         except (ValueError, ToolboxError) as error:
             raise ConfigError(self._refusals(str(error))) from error
         except Exception as error:  # a value that nobody thought of, or a plugin's fault; either way, this is the place
-            message = f"{self.cls.__name__} cannot be built with these settings: {_last_line(error)}"
+            message = f"{self.cls.__name__} cannot be built with these settings: {told(error)}"
             raise ConfigError([self.problem(f"{message}; --debug shows the whole traceback")]) from error
         self._check_promises(made)
         return made
@@ -151,12 +150,6 @@ class Plan:
             if writable(value):
                 result[name] = plain(value, setting.annotation)
         return result
-
-
-def _last_line(error: Exception) -> str:
-    """`RuntimeError: … (file.py, line 3)`: what went wrong, and where."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]} ({frame.filename}, line {frame.lineno})"
 
 
 def built(value: Any) -> Any:

@@ -141,6 +141,14 @@ def code_files(path: Path) -> Iterator[Path]:
         yield from code_files(folder)
 
 
+def plugin_files() -> Iterator[str]:
+    """The Python files of all plugins of this process."""
+    for entry in (*loaded_plugins, *(value.partition(":")[0] for value in installed_plugins)):
+        code = code_of(entry)
+        if code is not None:
+            yield from map(str, code_files(code))
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a plugin's code, as hexadecimal digits; for a package, of its files' names and texts."""
     if path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 from toolbox.cli import main
 from toolbox.cli.wiring import wiring_lines
 from toolbox.models.builder import build_detector
-from toolbox.registry import BACKBONES
+from toolbox.registry import BACKBONES, INSTANCE_HEADS
 from toolbox.schema import config_from_text, register_builtin
 from toolbox.structures import FeatureSpec, PixelStats
 
@@ -238,6 +239,104 @@ def test_strict_makes_warnings_errors(
     assert run("check", config) == 0
     assert run("check", config, "--strict") == 2
     assert "warning: 3 boxes lie outside their image" in capsys.readouterr().err
+
+
+PLUGIN = """\
+import torch
+from torch import nn
+from toolbox.registry import INSTANCE_HEADS
+
+
+@INSTANCE_HEADS.register
+class NAME(nn.Module):
+    def __init__(self, in_shape, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(WIDTH, 1)
+
+    def forward(self, regions):
+        return BODY
+
+    def loss(self, prediction, regions, targets):
+        return prediction.float().sum() * 0
+
+    def predict(self, prediction, labels):
+        return prediction
+
+    def to_image(self, values, boxes, height, width):
+        return {"fill": values.tolist()}
+"""
+
+
+@pytest.fixture
+def with_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a config whose branch `fill` has a plugin's head; its forward returns `body`."""
+    register_builtin()
+    monkeypatch.setattr(INSTANCE_HEADS, "_classes", dict(INSTANCE_HEADS._classes))
+    monkeypatch.setattr("toolbox.plugins.loaded_plugins", {})
+
+    def write(name: str, width: int = 16, body: str = "self.layer(regions.mean(dim=(2, 3)))") -> Path:
+        code = PLUGIN.replace("NAME", name).replace("WIDTH", str(width)).replace("BODY", body)
+        (tmp_path / "own_head.py").write_text(code)
+        branch = f"    fill:\n      extractor: {{type: RoIAlign, output_size: 7}}\n      head: {{type: {name}}}\n"
+        path = tmp_path / "run.yaml"
+        path.write_text(f"plugins: [./own_head.py]\n{RUN.replace('data:', branch + 'data:', 1)}")
+        return path
+
+    return write
+
+
+def test_check_finds_a_head_that_fails_on_what_it_is_wired_to(
+    with_head: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_head("FixedWidthFill", width=256)
+    assert run("check", config) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(
+        f"{config}:18:13: model.instance.fill.head: FixedWidthFill.forward fails on regions (16, 7, 7): RuntimeError: "
+    )
+    assert said.endswith(f"({tmp_path / 'own_head.py'}, line 13)") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "self.layer(regions.mean(dim=(2, 3))) * regions.sum().item()",
+        "self.layer(regions.mean(dim=(2, 3))) * regions.sum().tolist()",
+        "self.layer(regions.mean(dim=(2, 3))) if regions.sum() > 0 else regions[:, 0, 0]",
+        "self.layer(regions.mean(dim=(2, 3))) + len(regions.nonzero())",
+        "self.layer(regions.mean(dim=(2, 3))) + float(regions.cpu().detach().numpy().sum())",
+        "self.layer(regions.mean(dim=(2, 3))) + torch.from_numpy(__import__('numpy').ones(1, dtype='float32'))",
+    ],
+    ids=["item", "tolist", "bool", "nonzero", "numpy", "from_numpy"],
+)
+def test_what_only_the_meta_device_cannot_do_is_no_finding(with_head: Callable[..., Path], body: str) -> None:
+    assert run("check", with_head("ValueFill", body=body)) == 0
+
+
+def test_train_ends_a_plugins_traceback_with_its_line_and_what_was_done(
+    with_head: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_head("TrainedFill", width=256)
+    assert run("train", config, "train.steps=1", "train.batch=1", "data.workers=0", "--run", tmp_path / "run") == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    last = said.splitlines()[-1]
+    assert (
+        last.startswith(f"plugin {tmp_path / 'own_head.py'}, line 13, in forward: RuntimeError: ")
+        and "mat1 and mat2" in last
+    )
+    assert last.endswith("; in training, model.instance.fill: TrainedFill")
+
+
+def test_train_says_which_heads_loss_is_no_mapping(
+    with_head: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_head("TensorFill")
+    assert run("train", config, "train.steps=1", "train.batch=1", "data.workers=0", "--run", tmp_path / "run") == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "TypeError: model.instance.fill: TensorFill.loss returns Tensor, not a mapping of named losses; "
+        "return a dict of scalars, e.g. {'fill': loss}"
+    )
 
 
 # show

@@ -139,7 +139,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(TrainingDiverged, match=r"step 7: .*corner 0\.\d+, size nan.*images \[1\d\d, ") as error:
         train(tiny_config(model={"nan_at": 7}, checkpoint_every=6), tmp_path / "run")
     assert "train.lr" in str(error.value)
+    assert str(error.value).endswith("the weights after step 6 are lost, the last checkpoint is kept")
     assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 6
+
+
+def test_a_run_that_diverges_before_its_first_checkpoint_does_not_speak_of_one(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingDiverged, match=r"no checkpoint was written yet \(train.checkpoint_every is 50\)$"):
+        train(tiny_config(model={"nan_at": 2}, checkpoint_every=50), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoint.pt").exists()
 
 
 def test_the_averaged_weights_are_evaluated_and_kept(

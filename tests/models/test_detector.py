@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,25 @@ def test_a_width_mismatch_is_a_config_error_with_its_place() -> None:
 def test_anchor_levels_that_do_not_fit_are_a_config_error_with_their_key() -> None:
     with pytest.raises(toolbox.errors.ConfigError, match=r"model\.rpn\.anchors.*2 levels, but there are 5: p2, p3, p4"):
         build("model.rpn.anchors.sizes=[16, 32]")
+
+
+def test_a_loss_that_is_no_mapping_is_refused_with_the_head_and_what_to_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = build()
+    monkeypatch.setattr(detector.instance["mask"].head, "loss", lambda prediction, *_: prediction.sum())
+    said = (
+        "model.instance.mask: FCNMaskHead.loss returns Tensor, not a mapping of named losses; "
+        "return a dict of scalars, e.g. {'mask': loss}"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        detector([image(64, 64)], targets([[10.0, 10, 40, 50]]))
+
+
+def test_an_error_inside_a_head_says_which_branch_and_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = build("test.score_threshold=0")
+    monkeypatch.setattr(detector.instance["mask"].head, "forward", lambda regions: regions @ regions.new_ones(3))
+    with pytest.raises(RuntimeError) as caught:
+        detector([image(64, 64)], targets([[10.0, 10, 40, 50]]))
+    assert caught.value.__notes__ == ["in training, model.instance.mask: FCNMaskHead"]
+    with pytest.raises(RuntimeError) as caught:
+        detector.eval().predict([image(64, 64)])
+    assert caught.value.__notes__ == ["in prediction, model.instance.mask: FCNMaskHead"]

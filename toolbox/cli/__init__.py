@@ -133,6 +133,21 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
             raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {key}={value}")
 
 
+def _blame(error: Exception) -> str | None:
+    """The line of a plugin's own code that an error came through, and what was being done; None if it did not."""
+    if "toolbox.plugins" not in sys.modules:
+        return None
+    from toolbox.plugins import plugin_files
+
+    files = set(plugin_files())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    if not frames:
+        return None
+    doing = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return f"plugin {frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}: {reason}{doing}"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `rcnn` and exit: 0 done, 2 wrong input, 1 our own fault or a failed run, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -155,6 +170,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        line = _blame(error)
+        if line is not None:
+            typer.echo(line, err=True)
         sys.exit(1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolbox.schema import Config
 
 _CLASSES_SHOWN = 12
+_IMAGE = (480, 640)  # height and width, before resizing, of the image that stages are tried on
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, or a run folder.")]
 Overrides = Annotated[
@@ -197,6 +198,7 @@ def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
 
 def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:
     """What else training builds or asks for before its first step."""
+    from toolbox.cli.trial import forward_problems
     from toolbox.engine.channels import check_channels
     from toolbox.engine.job import check_objects
     from toolbox.engine.optim import build_optimizer
@@ -210,6 +212,8 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
     if model is not None:
         attempt(problems, lambda: build_optimizer(config, model))
+        resize = config.data.resize
+        problems += forward_problems(config.model, model, *(resize.size(*_IMAGE) if resize else _IMAGE))
     if "train" in sets:
         attempt(problems, lambda: check_channels(config, sets["train"], sets.get("val")))
         try:

@@ -55,7 +55,7 @@ def wiring_lines(model: nn.Module, height: int, width: int) -> list[str]:
 
 def _rcnn_rows(model: Any, height: int, width: int) -> list[Row]:
     # An RCNN; its stages are protocols, which to a type checker are neither modules nor callable.
-    images = torch.empty(1, 3, height, width, device="meta")
+    images = torch.empty(1, len(model.backbone.pixels.mean), height, width, device="meta")
     maps, cost = _cost(model.backbone, images)
     rows = [Row("model.backbone", _name(model.backbone), _spell_maps(model.backbone), (model.backbone,), cost)]
     if model.neck is not None:

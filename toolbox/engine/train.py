@@ -58,7 +58,7 @@ def train(
         evaluation's, or None.
 
     Raises:
-        TrainingDiverged: a loss is not finite; the last checkpoint is kept.
+        TrainingDiverged: a loss is not finite; the last checkpoint is kept, if one was written.
     """
     device_of(config)  # before anything is written
     folder = RunFolder(run)
@@ -174,7 +174,10 @@ def _check_finite(losses: Counter[str], step: int, job: Job, image_ids: list[int
     if all(math.isfinite(value) for value in losses.values()):
         return
     listed = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    kept = f"the weights after step {job.state.step} are lost, the last checkpoint is kept"
+    if job.folder.checkpoint.exists():
+        kept = f"the weights after step {job.state.step} are lost, the last checkpoint is kept"
+    else:
+        kept = f"no checkpoint was written yet (train.checkpoint_every is {job.config.train.checkpoint_every})"
     raise TrainingDiverged(
         f"step {step + 1}: the loss is not finite: {listed}; learning rate {job.lr(step):.3g}, images {image_ids}. "
         f"Try a lower train.lr, a longer warm-up (train.schedule.warmup_steps) or train.clip_norm; {kept}"

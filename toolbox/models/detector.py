@@ -6,7 +6,8 @@ Shapes: images (N, 3, H, W); maps (N, C, H / stride, W / stride); proposals (N, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,9 @@ class RCNN(nn.Module):
             else:
                 image, row = objects.rows // block.boxes.shape[1], objects.rows % block.boxes.shape[1]
                 own = pooled[torch.searchsorted(regions.rows, image * samples.boxes.shape[1] + row)]
-            for key, loss in branch.head.loss(branch.head(own), objects, targets).items():
+            with _noted(name, branch, "training"):
+                named = branch.head.loss(branch.head(own), objects, targets)
+            for key, loss in _checked(named, name, branch).items():
                 losses[name if key == name else f"{name}_{key}"] = loss
         return losses
 
@@ -116,7 +119,8 @@ class RCNN(nn.Module):
         objects = to_regions(detections.boxes, detections.valid, labels=detections.labels)
         for name, branch in self.instance.items():
             own = self.pool(features, objects) if branch.extractor is None else branch.extractor(features, objects.rois)
-            values = branch.head.predict(branch.head(own), objects.labels)
+            with _noted(name, branch, "prediction"):
+                values = branch.head.predict(branch.head(own), objects.labels)
             detections.instance[name] = to_padded(values, objects, detections.valid.shape)
         return to_original(detections, batch, {name: branch.head for name, branch in self.instance.items()})
 
@@ -129,3 +133,23 @@ class RCNN(nn.Module):
         """Regions → (R, C, P, P), through the RoI stage if there is one."""
         pooled = self.box.extractor(features, regions.rois)
         return pooled if self.roi_stage is None else self.roi_stage(pooled)
+
+
+@contextmanager
+def _noted(name: str, branch: InstanceBranch, doing: str) -> Iterator[None]:
+    """An error inside a head says which one: many of a head's errors are torch's, of shapes alone."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"in {doing}, model.instance.{name}: {type(branch.head).__name__}")
+        raise
+
+
+def _checked(losses: object, name: str, branch: InstanceBranch) -> Mapping[str, Tensor]:
+    if not isinstance(losses, Mapping):
+        head, got = type(branch.head).__name__, type(losses).__name__
+        raise TypeError(
+            f"model.instance.{name}: {head}.loss returns {got}, not a mapping of named losses; "
+            f"return a dict of scalars, e.g. {{'{name}': loss}}"
+        )
+    return losses

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from toolbox.errors import told
 from toolbox.masks import InstanceMasks, PolygonMask
 from toolbox.registry import Registry
 from toolbox.structures import FeatureSpec, Regions, RoIShape, Skeleton, Targets
@@ -115,10 +117,49 @@ class Check:
         try:
             self.attempt(case)
         except Exception as error:
+            if not isinstance(error, Broken):
+                _refuse_ordinary_error(case)
             got = str(error) if isinstance(error, Broken) else f"{type(error).__name__}: {error}"
             raise AssertionError(
                 f"{case.name} breaks the promise '{self.name}': {self.promise}\n  got: {got}\n  do: {self.remedy}"
             ) from error
+
+
+def _refuse_ordinary_error(case: Case) -> None:
+    """Say so where a component raises on ordinary input: then no promise is to blame, and no promise's advice helps.
+
+    Raises:
+        AssertionError: it does; with the method, the error and the component's line.
+    """
+    steps = ["the constructor"]
+    try:
+        component = case.make()
+        for step, call in _ordinary_calls(case, component):
+            steps.append(step)
+            call()
+    except Exception as error:
+        reason = told(error, getattr(sys.modules.get(case.cls.__module__), "__file__", None))
+        where, remedy = "raises on ordinary input", "mend it there; the promises are tried after that"
+        if len(steps) == 1:
+            where, remedy = "raises", "give settings= (and wired=) that it takes, or mend it there"
+        raise AssertionError(f"{case.name}: {steps[-1]} {where}\n  got: {reason}\n  do: {remedy}") from error
+
+
+def _ordinary_calls(case: Case, component: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The methods of a component with a `forward`, in the order of the pipeline, on four images or regions."""
+    made: Any = component  # what a family's methods are, a type checker cannot see
+    if not isinstance(component, nn.Module) or case.registry.family == "detector":
+        return
+    yield "forward", lambda: made.train()(*case.arguments(made, 4))
+    with torch.no_grad():
+        prediction = made.eval()(*case.arguments(made, 4))
+    if case.registry.family == "instance_head":
+        regions = make_regions(4)
+        boxes = regions.rois[:, 1:]
+        yield "loss", lambda: made.loss(prediction.clone(), make_regions(4), make_targets())
+        yield "predict", lambda: made.predict(prediction.clone(), regions.labels)
+        values = made.predict(prediction.clone(), regions.labels)
+        yield "to_image", lambda: made.to_image(values, boxes, 64, 96)
 
 
 def check(name: str, promise: str, remedy: str) -> Callable[[Callable[[Case], None]], Check]:
