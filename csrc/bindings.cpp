@@ -107,7 +107,7 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "RoI pooling on the CPU, and on CUDA where it was built with nvcc.";
   module.attr("INTERFACE") = kInterface;
   module.attr("MAX_LEVELS") = kMaxLevels;
-  py::class_<Request>(module, "Request");
+  py::class_<Request>(module, "Request", py::module_local());
   module.def("settings", &make_settings, py::arg("scales"), py::arg("numbers"), py::arg("pooled_height"),
              py::arg("pooled_width"), py::arg("method"), py::arg("sampling_ratio"), py::arg("aligned"),
              py::arg("canonical_size"), py::arg("canonical_level"));

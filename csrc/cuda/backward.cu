@@ -163,17 +163,17 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, Method method>
-void launch(const Request& request, const T* pooled, const Gradients& gradients, const int64_t* winners,
-            bool deterministic, cudaStream_t stream) {
+void run_backward(const Request& request, const T* pooled, const Gradients& gradients, const int64_t* winners,
+                  bool deterministic, cudaStream_t stream) {
   if (!deterministic) {
     const unsigned blocks = blocks_for(request.output_size());
-    spread_kernel<T, method><<<blocks, kThreads, 0, stream>>>(request, pooled, gradients);
+    launch(spread_kernel<T, method>, blocks, stream, request, pooled, gradients);
     return;
   }
   for (int index = 0; index < request.num_levels; ++index) {
     const Level& level = request.levels[index];
     const unsigned blocks = blocks_for(request.images * request.channels * level.height * level.width);
-    collect_kernel<T, method><<<blocks, kThreads, 0, stream>>>(request, index, pooled, winners, gradients);
+    launch(collect_kernel<T, method>, blocks, stream, request, index, pooled, winners, gradients);
   }
 }
 
@@ -190,11 +190,11 @@ void pool_backward_cuda(const Request& request, const void* pooled_gradient, voi
     const T* given = static_cast<const T*>(pooled_gradient);
     switch (request.method) {
       case Method::kAlignAverage:
-        return launch<T, Method::kAlignAverage>(request, given, maps, winners, deterministic, queue);
+        return run_backward<T, Method::kAlignAverage>(request, given, maps, winners, deterministic, queue);
       case Method::kAlignMax:
-        return launch<T, Method::kAlignMax>(request, given, maps, winners, deterministic, queue);
+        return run_backward<T, Method::kAlignMax>(request, given, maps, winners, deterministic, queue);
       case Method::kPoolMax:
-        return launch<T, Method::kPoolMax>(request, given, maps, winners, deterministic, queue);
+        return run_backward<T, Method::kPoolMax>(request, given, maps, winners, deterministic, queue);
     }
   });
   check(cudaGetLastError(), "RoI pooling, backward");

@@ -27,6 +27,17 @@ inline unsigned blocks_for(int64_t items) {
   return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
 }
 
+// Put a kernel on a stream; tests/ops/cuda_on_host runs it on the CPU instead.
+template <class Kernel, class... Arguments>
+void launch(Kernel kernel, unsigned blocks, cudaStream_t stream, const Arguments&... arguments) {
+#ifdef TOOLBOX_CUDA_ON_HOST
+  (void)stream;
+  launch_on_host(kernel, blocks, kThreads, arguments...);
+#else
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+#endif
+}
+
 // Call run(T()) with the request's element type.
 template <class Run>
 void with_element_type(DType dtype, const Run& run) {

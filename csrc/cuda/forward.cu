@@ -77,13 +77,13 @@ void pool_forward_cuda(const Request& request, void* pooled, int64_t* winners, i
     T* out = static_cast<T*>(pooled);
     switch (request.method) {
       case Method::kAlignAverage:
-        pool_kernel<T, Method::kAlignAverage><<<blocks, kThreads, 0, queue>>>(request, out, winners);
+        launch(pool_kernel<T, Method::kAlignAverage>, blocks, queue, request, out, winners);
         break;
       case Method::kAlignMax:
-        pool_kernel<T, Method::kAlignMax><<<blocks, kThreads, 0, queue>>>(request, out, winners);
+        launch(pool_kernel<T, Method::kAlignMax>, blocks, queue, request, out, winners);
         break;
       case Method::kPoolMax:
-        pool_kernel<T, Method::kPoolMax><<<blocks, kThreads, 0, queue>>>(request, out, winners);
+        launch(pool_kernel<T, Method::kPoolMax>, blocks, queue, request, out, winners);
         break;
     }
   });

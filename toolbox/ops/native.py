@@ -6,11 +6,12 @@ How torch sees the calls is the matter of `ops.operators` (compiling, exporting)
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -112,14 +113,13 @@ def forward(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, ou
     addresses = [level.data_ptr() for level in features]
     shapes = [side for level in features for side in level.shape]
     request = _request(addresses, shapes, read, settings, channels_last, first.dtype)
-    if first.is_cpu:
+    if _on_cpu(first):
         bad = _extension.forward_cpu(request, pooled.data_ptr(), torch.get_num_threads())
         if bad >= 0:
             raise bad_image_index(bad, rois[bad, 0].item(), first.shape[0])
     else:
-        with torch.cuda.device(first.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            _extension.forward_cuda(request, pooled.data_ptr(), 0, first.device.index, stream)
+        with _cuda_queue(first.device) as queue:
+            _extension.forward_cuda(request, pooled.data_ptr(), 0, *queue)
     return pooled
 
 
@@ -160,21 +160,31 @@ def backward(
 
 def _run_backward(request: Any, pooled: Tensor, gradients: list[Tensor], averaging: bool) -> None:
     addresses = [gradient.data_ptr() for gradient in gradients]
-    if pooled.is_cpu:
+    if _on_cpu(pooled):
         _extension.backward_cpu(request, pooled.data_ptr(), addresses, torch.get_num_threads())
         return
     for gradient in gradients:
         gradient.zero_()  # the kernels add
-    with torch.cuda.device(pooled.device):
-        device, stream = pooled.device.index, torch.cuda.current_stream().cuda_stream
+    with _cuda_queue(pooled.device) as queue:
         deterministic = torch.are_deterministic_algorithms_enabled()
         winners = None
         if deterministic and not averaging:
             # Which candidate won each maximum: with it a cell can collect its gradient without atomics.
             winners = torch.empty(pooled.numel(), dtype=torch.int64, device=pooled.device)
-            _extension.forward_cuda(request, 0, winners.data_ptr(), device, stream)
+            _extension.forward_cuda(request, 0, winners.data_ptr(), *queue)
         winners_address = 0 if winners is None else winners.data_ptr()
-        _extension.backward_cuda(request, pooled.data_ptr(), addresses, winners_address, deterministic, device, stream)
+        _extension.backward_cuda(request, pooled.data_ptr(), addresses, winners_address, deterministic, *queue)
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.is_cpu
+
+
+@contextlib.contextmanager
+def _cuda_queue(device: torch.device) -> Iterator[tuple[int, int]]:
+    """Number of a device, made the current one, and the stream that torch computes on."""
+    with torch.cuda.device(device):
+        yield torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream
 
 
 def _as_read(rois: Tensor, dtype: torch.dtype) -> Tensor:
