@@ -33,6 +33,12 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 METHODS = ["align_average", "align_max", "pool_max"]
 
 
+@pytest.fixture
+def route() -> str:
+    """Below the routes there is one."""
+    return "eager"
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The extension with its CUDA part, compiled for the CPU."""
@@ -56,10 +62,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def on_host(compiled: Any, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+def on_host(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on tensors of the CPU are pooled by the CUDA sources, through the same Python."""
-    if route != "eager":
-        pytest.skip("below the routes")
 
     @contextlib.contextmanager
     def queue(device: torch.device) -> Iterator[tuple[int, int]]:
