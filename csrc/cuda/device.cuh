@@ -34,7 +34,9 @@ void launch(Kernel kernel, unsigned blocks, cudaStream_t stream, const Arguments
   (void)stream;
   launch_on_host(kernel, blocks, kThreads, arguments...);
 #else
-  kernel<<<blocks, kThreads, 0, stream> > >(arguments...);
+  // clang-format off
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+  // clang-format on
 #endif
 }
 
