@@ -94,14 +94,17 @@ __device__ __forceinline__ void add_atomic(double* to, const double* values) {
 template <int V>
 __device__ __forceinline__ void add_atomic(float* to, const float* values) {
 #if defined(TOOLBOX_CUDA_ON_HOST) || __CUDA_ARCH__ >= 900
-  if constexpr (V % 4 == 0) {
-    for (int v = 0; v < V; v += 4) {
-      atomicAdd(reinterpret_cast<float4*>(to + v), float4{values[v], values[v + 1], values[v + 2], values[v + 3]});
-    }
-    return;
-  }
+  constexpr int kTogether = V % 4 == 0 ? 4 : 1;
+#else
+  constexpr int kTogether = 1;
 #endif
-  for (int v = 0; v < V; ++v) atomicAdd(to + v, values[v]);
+  for (int v = 0; v < V; v += kTogether) {
+    if constexpr (kTogether == 4) {
+      atomicAdd(reinterpret_cast<float4*>(to + v), float4{values[v], values[v + 1], values[v + 2], values[v + 3]});
+    } else {
+      atomicAdd(to + v, values[v]);
+    }
+  }
 }
 
 // Values of the pooled regions that one thread handles: which region, first channel and bin their place stands for.
