@@ -91,20 +91,19 @@ template <int V>
 __device__ __forceinline__ void add_atomic(double* to, const double* values) {
   for (int v = 0; v < V; ++v) atomicAdd(to + v, values[v]);
 }
+__device__ __forceinline__ void add_four(float* to, const float* values) {
+#if defined(TOOLBOX_CUDA_ON_HOST) || __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(to), float4{values[0], values[1], values[2], values[3]});
+#else
+  for (int v = 0; v < 4; ++v) atomicAdd(to + v, values[v]);
+#endif
+}
+
 template <int V>
 __device__ __forceinline__ void add_atomic(float* to, const float* values) {
-#if defined(TOOLBOX_CUDA_ON_HOST) || __CUDA_ARCH__ >= 900
-  constexpr int kTogether = V % 4 == 0 ? 4 : 1;
-#else
-  constexpr int kTogether = 1;
-#endif
-  for (int v = 0; v < V; v += kTogether) {
-    if constexpr (kTogether == 4) {
-      atomicAdd(reinterpret_cast<float4*>(to + v), float4{values[v], values[v + 1], values[v + 2], values[v + 3]});
-    } else {
-      atomicAdd(to + v, values[v]);
-    }
-  }
+  constexpr int kFours = V / 4 * 4;
+  for (int v = 0; v < kFours; v += 4) add_four(to + v, values + v);
+  for (int v = kFours; v < V; ++v) atomicAdd(to + v, values[v]);
 }
 
 // Values of the pooled regions that one thread handles: which region, first channel and bin their place stands for.
