@@ -11,8 +11,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(filter-out csrc/masks.c csrc/masks.cpp,$(wildcard csrc/*.* csrc/*/*.*))
 
+# Developers are told of what a compiler only warns of; `pip install` by hand goes on.
+export TOOLBOX_STRICT ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test fuzz lint format docs build bench clean requirements
+.PHONY: help install quickstart test fuzz sanitize lint format docs build bench clean requirements
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +41,9 @@ test: $(INSTALLED) ## run the tests
 
 fuzz: $(INSTALLED) ## thousands of mutated configs, annotation files, images and model files (FUZZ_EXAMPLES of each kind)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -o 'python_files=fuzz_*.py' -o 'python_functions=fuzz_*' tests/fuzz
+
+sanitize: $(INSTALLED) ## the tests of the compiled parts under AddressSanitizer and UndefinedBehaviorSanitizer (minutes)
+	.ci/sanitize.sh $(BIN)/python
 
 lint: $(INSTALLED) ## check style, types and C++ formatting
 	$(BIN)/python -m ruff check .

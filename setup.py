@@ -4,6 +4,8 @@ The extensions neither include nor link torch, so one build serves every torch r
 
     TOOLBOX_NATIVE=0        install without compiled code; the operations then run on torchvision or plain PyTorch
     TOOLBOX_CUDA=auto|1|0   CUDA kernels if nvcc is found (the default) | fail without nvcc | never
+    TOOLBOX_STRICT=1        warnings of the compilers are errors, as the Makefile has it
+    TOOLBOX_SANITIZE=1      with AddressSanitizer and UndefinedBehaviorSanitizer, for `make sanitize`
     TOOLBOX_CUDA_ARCHS      GPU architectures, "75;80;90;100" unless told; PTX of the newest is added
     CUDA_HOME               root of the CUDA toolkit; unless told, the one of the nvcc on PATH
 """
@@ -33,6 +35,14 @@ CSRC = Path("csrc")
 APT_LINE = "apt-get install -y g++ python3-dev"
 WITHOUT = "or set TOOLBOX_NATIVE=0 to install without compiled code (slower)"
 DEFAULT_ARCHS = "75;80;90;100"
+
+
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+
+
+def is_set(name: str) -> bool:
+    """Whether an environment variable says 1."""
+    return os.environ.get(name, "0") == "1"
 
 
 class BuildError(SystemExit):
@@ -95,6 +105,8 @@ def extensions() -> list[Extension]:
     if os.environ.get("TOOLBOX_NATIVE", "1") == "0":
         return []
     flags = ["-O3", "-std=c++17", "-fvisibility=hidden", "-g0", "-Wall", "-Wextra", "-Wno-psabi"]
+    flags += ["-Werror"] if is_set("TOOLBOX_STRICT") else []
+    sanitizers = SANITIZERS if is_set("TOOLBOX_SANITIZE") else []
     found = []
     if (ROOT / CSRC / "bindings.cpp").exists():
         found.append(
@@ -103,8 +115,8 @@ def extensions() -> list[Extension]:
                 sources("bindings.cpp") + sources("cpu/*.cpp"),
                 include_dirs=[str(CSRC)],
                 depends=headers() + sources("cuda/*.cu"),
-                extra_compile_args=flags,
-                extra_link_args=["-pthread"],
+                extra_compile_args=flags + sanitizers,
+                extra_link_args=["-pthread", *sanitizers],
                 language="c++",
             )
         )
@@ -116,7 +128,8 @@ def extensions() -> list[Extension]:
                 include_dirs=[str(CSRC)],
                 depends=headers(),
                 # Fused multiply-adds would round differently from torch, whose masks these must equal bit for bit.
-                extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-g0", "-ffp-contract=off"],
+                extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-g0", "-ffp-contract=off", *sanitizers],
+                extra_link_args=sanitizers,
                 language="c++",
             )
         )
@@ -156,6 +169,7 @@ class BuildNative(build_ext):
         out = Path(self.build_temp) / "cuda"
         out.mkdir(parents=True, exist_ok=True)
         flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", f"-I{CSRC}", *gencode_flags(nvcc)]
+        flags += ["-Werror=all-warnings", "-Xcompiler=-Werror"] if is_set("TOOLBOX_STRICT") else []
         stamp = out / "flags"
         if not stamp.exists() or stamp.read_text() != " ".join(flags):
             stamp.write_text(" ".join(flags))

@@ -5,7 +5,6 @@
 
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "cpu/pool.h"
@@ -19,25 +18,22 @@ namespace toolbox {
 namespace {
 
 // Raised with every change of what Python sees, so that a stale build is noticed (_INTERFACE in toolbox/ops/native.py).
-constexpr int kInterface = 1;
+constexpr int kInterface = 2;
 
-using LevelTuple = std::tuple<uint64_t, int, int, double, int>;
-
-Request make_request(const std::vector<LevelTuple>& levels, int64_t images, int64_t channels, uint64_t rois,
-                     int64_t regions, int pooled_height, int pooled_width, int method, int sampling_ratio, bool aligned,
-                     double canonical_size, int canonical_level, bool channels_last, int dtype) {
-  if (levels.empty() || levels.size() > static_cast<size_t>(kMaxLevels)) {
+// What stays the same from call to call, checked once: a Request without maps and regions.
+Request make_settings(const std::vector<double>& scales, const std::vector<int>& numbers, int pooled_height,
+                      int pooled_width, int method, int sampling_ratio, bool aligned, double canonical_size,
+                      int canonical_level) {
+  if (scales.empty() || scales.size() > static_cast<size_t>(kMaxLevels) || scales.size() != numbers.size()) {
     throw std::invalid_argument("1 to " + std::to_string(kMaxLevels) + " feature levels are supported, got " +
-                                std::to_string(levels.size()));
+                                std::to_string(scales.size()));
   }
   Request request = {};
-  for (const auto& [features, height, width, scale, number] : levels) {
-    request.levels[request.num_levels++] = {features, height, width, scale, number};
+  request.num_levels = static_cast<int>(scales.size());
+  for (int level = 0; level < request.num_levels; ++level) {
+    request.levels[level].scale = scales[level];
+    request.levels[level].number = numbers[level];
   }
-  request.images = images;
-  request.channels = channels;
-  request.rois = rois;
-  request.regions = regions;
   request.pooled_height = pooled_height;
   request.pooled_width = pooled_width;
   request.method = static_cast<Method>(method);
@@ -45,6 +41,25 @@ Request make_request(const std::vector<LevelTuple>& levels, int64_t images, int6
   request.aligned = aligned;
   request.canonical_size = canonical_size;
   request.canonical_level = canonical_level;
+  return request;
+}
+
+// `maps` are address, height and width of each level in a row.
+Request make_request(const Request& settings, const std::vector<int64_t>& maps, int64_t images, int64_t channels,
+                     uint64_t rois, int64_t regions, bool channels_last, int dtype) {
+  if (maps.size() != static_cast<size_t>(settings.num_levels) * 3) {
+    throw std::invalid_argument("a map and its size are needed for each level");
+  }
+  Request request = settings;
+  for (int level = 0; level < request.num_levels; ++level) {
+    request.levels[level].features = static_cast<uint64_t>(maps[level * 3]);
+    request.levels[level].height = static_cast<int>(maps[level * 3 + 1]);
+    request.levels[level].width = static_cast<int>(maps[level * 3 + 2]);
+  }
+  request.images = images;
+  request.channels = channels;
+  request.rois = rois;
+  request.regions = regions;
   request.channels_last = channels_last;
   request.dtype = static_cast<DType>(dtype);
   return request;
@@ -56,9 +71,12 @@ std::vector<void*> pointers(const std::vector<uint64_t>& addresses) {
   return result;
 }
 
-void forward_cpu(const Request& request, uint64_t pooled, int threads) {
+// First region whose image index is out of range, and nothing is written; or -1.
+int64_t forward_cpu(const Request& request, uint64_t pooled, int threads) {
   const py::gil_scoped_release released;
-  pool_forward_cpu(request, reinterpret_cast<void*>(pooled), threads);
+  const int64_t bad = first_bad_region(request);
+  if (bad < 0) pool_forward_cpu(request, reinterpret_cast<void*>(pooled), threads);
+  return bad;
 }
 
 void backward_cpu(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, int threads) {
@@ -89,12 +107,12 @@ PYBIND11_MODULE(_native, module) {
   module.doc() = "RoI pooling on the CPU, and on CUDA where it was built with nvcc.";
   module.attr("INTERFACE") = kInterface;
   module.attr("MAX_LEVELS") = kMaxLevels;
-  py::class_<Request>(module, "Request")
-      .def(py::init(&make_request), py::arg("levels"), py::arg("images"), py::arg("channels"), py::arg("rois"),
-           py::arg("regions"), py::arg("pooled_height"), py::arg("pooled_width"), py::arg("method"),
-           py::arg("sampling_ratio"), py::arg("aligned"), py::arg("canonical_size"), py::arg("canonical_level"),
-           py::arg("channels_last"), py::arg("dtype"));
-  module.def("first_bad_region", &first_bad_region, py::arg("request"));
+  py::class_<Request>(module, "Request", py::module_local());
+  module.def("settings", &make_settings, py::arg("scales"), py::arg("numbers"), py::arg("pooled_height"),
+             py::arg("pooled_width"), py::arg("method"), py::arg("sampling_ratio"), py::arg("aligned"),
+             py::arg("canonical_size"), py::arg("canonical_level"));
+  module.def("request", &make_request, py::arg("settings"), py::arg("maps"), py::arg("images"), py::arg("channels"),
+             py::arg("rois"), py::arg("regions"), py::arg("channels_last"), py::arg("dtype"));
   module.def("forward_cpu", &forward_cpu, py::arg("request"), py::arg("pooled"), py::arg("threads"));
   module.def("backward_cpu", &backward_cpu, py::arg("request"), py::arg("pooled"), py::arg("gradients"),
              py::arg("threads"));

@@ -1,7 +1,7 @@
 #include <vector>
 
-#include "isa.h"
-#include "kernels.h"
+#include "converted.h"
+#include "dispatch.h"
 #include "patch.h"
 #include "pool.h"
 #include "threads.h"
@@ -9,28 +9,13 @@
 namespace toolbox {
 namespace {
 
+// One image's maps and their gradients with channels innermost; `features` only where a maximum is found again.
 template <class T, class A>
-using SpreadRegion = void (*)(const RegionView<A>&, const T*, const T*, A*);
-
-template <class T, class A>
-void spread_region_plain(const RegionView<A>& view, const T* map, const T* pooled, A* gradient) {
-  spread_region<T, A>(view, map, pooled, gradient);
-}
-
-#ifdef TOOLBOX_HAS_AVX2
-template <class T, class A>
-TOOLBOX_TARGET_AVX2 void spread_region_avx2(const RegionView<A>& view, const T* map, const T* pooled, A* gradient) {
-  spread_region<T, A>(view, map, pooled, gradient);
-}
-#endif
-
-template <class T, class A>
-SpreadRegion<T, A> choose_kernel() {
-#ifdef TOOLBOX_HAS_AVX2
-  if (use_avx2()) return spread_region_avx2<T, A>;
-#endif
-  return spread_region_plain<T, A>;
-}
+struct Converted {
+  int64_t image;
+  const ConvertedMaps<T>* features;
+  const ConvertedMaps<A>* gradients;
+};
 
 // One thread's share of a backward call: channels [first, last) of every region.
 template <class T>
@@ -38,22 +23,27 @@ class Backward {
 public:
   using A = typename Accumulate<T>::type;
 
-  Backward(const Request& request, const T* pooled, void* const* gradients, int64_t first, int64_t last)
+  Backward(const Request& request, const Converted<T, A>* converted, const T* pooled, void* const* gradients,
+           int64_t first, int64_t last)
       : request_(request),
+        loops_(choose_loops<T, A>()),
+        converted_(converted),
         pooled_(pooled),
         gradients_(gradients),
         first_(first),
-        last_(last),
-        kernel_(choose_kernel<T, A>()) {}
+        last_(last) {}
 
   void region(int64_t index) {
+    const A* roi = reinterpret_cast<const A*>(request_.rois) + index * 5;
+    const int64_t image = image_of(request_, roi);
+    if (image < 0 || (converted_ != nullptr && image != converted_->image)) return;
     plan_.plan(request_, index);
-    if (plan_.image < 0) return;
     const Level& level = request_.levels[plan_.level];
-    const int64_t image = plan_.image * request_.channels * level.height * level.width;
     const T* pooled = pooled_ + index * request_.channels * request_.bins();
-    A* gradient = static_cast<A*>(gradients_[plan_.level]) + image;
-    const T* map = maximum() ? reinterpret_cast<const T*>(level.features) + image : nullptr;
+    if (converted_ != nullptr) return to_converted(level, pooled);
+    const int64_t first = image * request_.channels * level.height * level.width;
+    A* gradient = static_cast<A*>(gradients_[plan_.level]) + first;
+    const T* map = maximum() ? reinterpret_cast<const T*>(level.features) + first : nullptr;
     request_.channels_last ? to_nhwc(map, level, pooled, gradient) : to_nchw(map, level, pooled, gradient);
   }
 
@@ -61,7 +51,18 @@ private:
   void to_nhwc(const T* map, const Level& level, const T* pooled, A* gradient) {
     const int64_t channels = request_.channels;
     const auto region = view(level.width * channels, channels, channels, last_ - first_);
-    kernel_(region, maximum() ? map + first_ : nullptr, pooled + first_, gradient + first_);
+    loops_.spread(region, maximum() ? map + first_ : nullptr, pooled + first_, gradient + first_);
+  }
+
+  void to_converted(const Level& level, const T* pooled) {
+    const int64_t bins = request_.bins();
+    const int64_t own = last_ - first_;
+    const int64_t channels = request_.channels;
+    given_.resize(bins * own);
+    loops_.transpose(pooled + first_ * bins, bins, given_.data(), own, own, bins);
+    const T* map = maximum() ? converted_->features->level(plan_.level) + first_ : nullptr;
+    A* gradient = converted_->gradients->level(plan_.level) + first_;
+    loops_.spread(view(level.width * channels, channels, own, own), map, given_.data(), gradient);
   }
 
   void to_nchw(const T* map, const Level& level, const T* pooled, A* gradient) {
@@ -77,10 +78,10 @@ private:
         patch_.resize(cells.count() * kPatchChannels);
         cells.gather(map + c * area, channels, patch_.data());
       }
-      transpose(pooled + c * bins, channels, bins, bins, given_.data());
+      loops_.transpose(pooled + c * bins, bins, given_.data(), channels, channels, bins);
       spread_.assign(cells.count() * channels, A(0));
-      kernel_(view(cells.columns.size() * channels, channels, channels, channels), patch_.data(), given_.data(),
-              spread_.data());
+      loops_.spread(view(cells.columns.size() * channels, channels, channels, channels), patch_.data(), given_.data(),
+                    spread_.data());
       cells.scatter_add(spread_.data(), channels, gradient + c * area);
     }
   }
@@ -94,19 +95,21 @@ private:
   bool maximum() const { return request_.method != Method::kAlignAverage; }
 
   const Request& request_;
+  Loops<T, A> loops_;
+  const Converted<T, A>* converted_;
   const T* pooled_;
   void* const* gradients_;
   int64_t first_;
   int64_t last_;
-  SpreadRegion<T, A> kernel_;
   RegionPlan<A> plan_;
   std::vector<T> patch_;
   std::vector<T> given_;
   std::vector<A> spread_;
 };
 
-template <class T>
-void backward(const Request& request, const void* pooled, void* const* gradients, int threads) {
+template <class T, class A>
+void spread_regions(const Request& request, const Converted<T, A>* converted, const T* pooled, void* const* gradients,
+                    int threads) {
   constexpr int64_t kTapsPerBin = 12;
   constexpr int64_t kRun = 16;  // channels of a cache line: two threads never write to the same one
   const int64_t runs = (request.channels + kRun - 1) / kRun;
@@ -115,9 +118,49 @@ void backward(const Request& request, const void* pooled, void* const* gradients
   run_threads(static_cast<int>(used), [&](int thread) {
     const int64_t first = runs * thread / used * kRun;
     const int64_t last = std::min(runs * (thread + 1) / used * kRun, request.channels);
-    Backward<T> worker(request, static_cast<const T*>(pooled), gradients, first, last);
+    Backward<T> worker(request, converted, pooled, gradients, first, last);
     for (int64_t index = 0; index < request.regions; ++index) worker.region(index);
   });
+}
+
+template <class T>
+void backward(const Request& request, const T* pooled, void* const* gradients, int threads) {
+  using A = typename Accumulate<T>::type;
+  const bool converting = !request.channels_last && worth_converting<A>(request);
+  if (!converting) {
+    for (int index = 0; index < request.num_levels; ++index) {
+      const Level& level = request.levels[index];
+      const int64_t values = request.images * request.channels * level.height * level.width;
+      fill_zero(gradients[index], values * static_cast<int64_t>(sizeof(A)), threads);
+    }
+    return spread_regions<T, A>(request, nullptr, pooled, gradients, threads);
+  }
+  const Loops<T, A> loops = choose_loops<T, A>();
+  const bool maximum = request.method != Method::kAlignAverage;
+  ConvertedMaps<A> sums(request);
+  std::unique_ptr<ConvertedMaps<T>> maps;
+  if (maximum) maps = std::make_unique<ConvertedMaps<T>>(request);
+  const int64_t channels = request.channels;
+  for (int64_t image = 0; image < request.images; ++image) {
+    const auto place = [&](int index, int64_t cell) {
+      const int64_t area = int64_t(request.levels[index].height) * request.levels[index].width;
+      return image * channels * area + cell;
+    };
+    const auto area = [&](int index) { return int64_t(request.levels[index].height) * request.levels[index].width; };
+    if (maximum) {
+      maps->each_tile(threads, [&](int index, int64_t first, int64_t cells) {
+        const T* map = reinterpret_cast<const T*>(request.levels[index].features) + place(index, first);
+        loops.transpose(map, area(index), maps->level(index) + first * channels, channels, channels, cells);
+      });
+    }
+    sums.zero(threads);
+    const Converted<T, A> converted = {image, maps.get(), &sums};
+    spread_regions(request, &converted, pooled, gradients, threads);
+    sums.each_tile(threads, [&](int index, int64_t first, int64_t cells) {
+      A* to = static_cast<A*>(gradients[index]) + place(index, first);
+      loops.transpose_sums(sums.level(index) + first * channels, channels, to, area(index), cells, channels);
+    });
+  }
 }
 
 }  // namespace
@@ -125,13 +168,13 @@ void backward(const Request& request, const void* pooled, void* const* gradients
 void pool_backward_cpu(const Request& request, const void* pooled_gradient, void* const* gradients, int threads) {
   switch (request.dtype) {
     case DType::kFloat32:
-      return backward<float>(request, pooled_gradient, gradients, threads);
+      return backward(request, static_cast<const float*>(pooled_gradient), gradients, threads);
     case DType::kFloat64:
-      return backward<double>(request, pooled_gradient, gradients, threads);
+      return backward(request, static_cast<const double*>(pooled_gradient), gradients, threads);
     case DType::kFloat16:
-      return backward<Half>(request, pooled_gradient, gradients, threads);
+      return backward(request, static_cast<const Half*>(pooled_gradient), gradients, threads);
     case DType::kBFloat16:
-      return backward<BFloat16>(request, pooled_gradient, gradients, threads);
+      return backward(request, static_cast<const BFloat16*>(pooled_gradient), gradients, threads);
   }
 }
 

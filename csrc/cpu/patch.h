@@ -54,12 +54,4 @@ private:
   }
 };
 
-// `from` (rows, columns) to `to` (columns, rows).
-template <class T>
-void transpose(const T* from, int64_t rows, int64_t columns, int64_t from_pitch, T* to) {
-  for (int64_t column = 0; column < columns; ++column) {
-    for (int64_t row = 0; row < rows; ++row) to[column * rows + row] = from[row * from_pitch + column];
-  }
-}
-
 }  // namespace toolbox

@@ -21,6 +21,7 @@ inline int threads_for(int64_t work, int allowed) {
 // Run body(0) … body(threads - 1) at once. A system that refuses another thread leaves its part to this one.
 template <class Body>
 void run_threads(int threads, const Body& body) {
+  if (threads == 1) return body(0);
   std::exception_ptr failure;
   std::mutex guard;
   const auto guarded = [&](int index) {

@@ -27,6 +27,19 @@ inline unsigned blocks_for(int64_t items) {
   return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
 }
 
+// Put a kernel on a stream; tests/ops/cuda_on_host runs it on the CPU instead.
+template <class Kernel, class... Arguments>
+void launch(Kernel kernel, unsigned blocks, cudaStream_t stream, const Arguments&... arguments) {
+#ifdef TOOLBOX_CUDA_ON_HOST
+  (void)stream;
+  launch_on_host(kernel, blocks, kThreads, arguments...);
+#else
+  // clang-format off
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+  // clang-format on
+#endif
+}
+
 // Call run(T()) with the request's element type.
 template <class Run>
 void with_element_type(DType dtype, const Run& run) {
@@ -51,7 +64,49 @@ __device__ __forceinline__ void narrow(double value, double* to) { *to = value; 
 __device__ __forceinline__ void narrow(float value, __half* to) { *to = __float2half_rn(value); }
 __device__ __forceinline__ void narrow(float value, __nv_bfloat16* to) { *to = __float2bfloat16_rn(value); }
 
-// One value of the pooled regions: which region, channel and bin its place in memory stands for.
+// Channels that a thread handles at once: as many as one load of 16 bytes brings, where they lie side by side.
+template <class T>
+constexpr int kPacked = 16 / sizeof(T);
+
+template <class T, int V>
+struct alignas(sizeof(T) * V) Pack {
+  T values[V];
+};
+
+template <int V, class T, class A>
+__device__ __forceinline__ void load(const T* from, A* to) {
+  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
+  for (int v = 0; v < V; ++v) to[v] = A(widen(pack.values[v]));
+}
+
+template <int V, class T, class A>
+__device__ __forceinline__ void store(const A* from, T* to) {
+  Pack<T, V> pack;
+  for (int v = 0; v < V; ++v) narrow(from[v], &pack.values[v]);
+  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+}
+
+// Add to V neighbours in memory that other threads add to as well.
+template <int V>
+__device__ __forceinline__ void add_atomic(double* to, const double* values) {
+  for (int v = 0; v < V; ++v) atomicAdd(to + v, values[v]);
+}
+__device__ __forceinline__ void add_four(float* to, const float* values) {
+#if defined(TOOLBOX_CUDA_ON_HOST) || __CUDA_ARCH__ >= 900
+  atomicAdd(reinterpret_cast<float4*>(to), float4{values[0], values[1], values[2], values[3]});
+#else
+  for (int v = 0; v < 4; ++v) atomicAdd(to + v, values[v]);
+#endif
+}
+
+template <int V>
+__device__ __forceinline__ void add_atomic(float* to, const float* values) {
+  constexpr int kFours = V / 4 * 4;
+  for (int v = 0; v < kFours; v += 4) add_four(to + v, values + v);
+  for (int v = kFours; v < V; ++v) atomicAdd(to + v, values[v]);
+}
+
+// Values of the pooled regions that one thread handles: which region, first channel and bin their place stands for.
 struct PooledPlace {
   int64_t region;
   int64_t channel;
@@ -59,12 +114,15 @@ struct PooledPlace {
   int bin_x;
 };
 
+// Place of V neighbouring channels; more than one only where channels are innermost.
+template <int V>
 __device__ __forceinline__ PooledPlace place_of(const Request& request, int64_t index) {
   PooledPlace place;
   int64_t bin;
-  if (request.channels_last) {
-    place.channel = index % request.channels;
-    index /= request.channels;
+  if (V > 1 || request.channels_last) {
+    const int64_t packs = request.channels / V;
+    place.channel = index % packs * V;
+    index /= packs;
     bin = index % request.bins();
     place.region = index / request.bins();
   } else {
@@ -82,6 +140,15 @@ __device__ __forceinline__ int64_t pooled_index(const Request& request, const Po
   const int64_t bin = int64_t(place.bin_y) * request.pooled_width + place.bin_x;
   if (request.channels_last) return (place.region * request.bins() + bin) * request.channels + place.channel;
   return (place.region * request.channels + place.channel) * request.bins() + bin;
+}
+
+// Whether V channels can be read, and the pooled ones written, at once.
+template <class T>
+inline bool packs_fit(const Request& request, const void* pooled) {
+  bool fit = request.channels_last && request.channels % kPacked<T> == 0;
+  fit = fit && reinterpret_cast<uintptr_t>(pooled) % 16 == 0;
+  for (int level = 0; level < request.num_levels; ++level) fit = fit && request.levels[level].features % 16 == 0;
+  return fit;
 }
 
 // One channel of one image: cell (y, x) is data[y * row + x * column].
@@ -103,13 +170,46 @@ __device__ __forceinline__ Plane<T> plane_of(const Request& request, const Level
   return {first + channel * cells, level.width, 1};
 }
 
-// Bilinear value of one sample.
-template <class T, class A>
-__device__ __forceinline__ A sample_value(const Plane<const T>& plane, const AlignPoint<A>& y, const AlignPoint<A>& x) {
-  return y.weight_low *
-             (x.weight_low * widen(plane.at(y.low, x.low)) + x.weight_high * widen(plane.at(y.low, x.high))) +
-         y.weight_high *
-             (x.weight_low * widen(plane.at(y.high, x.low)) + x.weight_high * widen(plane.at(y.high, x.high)));
+// Bilinear values of one sample.
+template <int V, class T, class A>
+__device__ __forceinline__ void sample_values(const Plane<const T>& plane, const AlignPoint<A>& y,
+                                              const AlignPoint<A>& x, A* values) {
+  A corners[4][V];
+  load<V>(&plane.at(y.low, x.low), corners[0]);
+  load<V>(&plane.at(y.low, x.high), corners[1]);
+  load<V>(&plane.at(y.high, x.low), corners[2]);
+  load<V>(&plane.at(y.high, x.high), corners[3]);
+  for (int v = 0; v < V; ++v) {
+    values[v] = y.weight_low * (x.weight_low * corners[0][v] + x.weight_high * corners[1][v]) +
+                y.weight_high * (x.weight_low * corners[2][v] + x.weight_high * corners[3][v]);
+  }
+}
+
+// Call visit(cell, weight) for the cells that a bin's samples read on one axis, those of neighbouring samples merged.
+template <class A, class Visit>
+__device__ __forceinline__ void each_tap(const AlignAxis<A>& axis, int bin, int size, const Visit& visit) {
+  const SampleRange range = align_range(axis, bin, A(-1), A(size));
+  int cell = -1;  // its weight and its upper neighbour's are still growing
+  A low = A(0);
+  A high = A(0);
+  for (int sample = range.first; sample < range.last; ++sample) {
+    const AlignPoint<A> point = align_point(axis, bin, sample, size);
+    if (!point.inside) continue;
+    if (cell >= 0 && point.low == cell + 1) {
+      visit(cell, low);
+      low = high;
+      high = A(0);
+    } else if (cell >= 0 && point.low != cell) {
+      visit(cell, low);
+      if (high != A(0)) visit(cell + 1, high);
+      low = high = A(0);
+    }
+    cell = point.low;
+    low += point.weight_low;
+    high += point.weight_high;
+  }
+  if (cell >= 0) visit(cell, low);
+  if (cell >= 0 && high != A(0)) visit(cell + 1, high);
 }
 
 // A region's two axes for RoIAlign.
@@ -155,10 +255,9 @@ struct Maximum {
 };
 
 // Largest sample of a bin, and which: sample_y * samples_x + sample_x. A sample outside the map counts as zero.
-template <class T, class A>
-__device__ Maximum<A> align_maximum(const Plane<const T>& plane, const Level& level, const AlignRegion<A>& region,
-                                    int bin_y, int bin_x) {
-  Maximum<A> best;
+template <int V, class T, class A>
+__device__ void align_maximum(const Plane<const T>& plane, const Level& level, const AlignRegion<A>& region, int bin_y,
+                              int bin_x, Maximum<A>* best) {
   const SampleRange ys = align_range(region.y, bin_y, A(-1), A(level.height));
   const SampleRange xs = align_range(region.x, bin_x, A(-1), A(level.width));
   int64_t inside = 0;
@@ -168,25 +267,30 @@ __device__ Maximum<A> align_maximum(const Plane<const T>& plane, const Level& le
     for (int ix = xs.first; ix < xs.last; ++ix) {
       const AlignPoint<A> x = align_point(region.x, bin_x, ix, level.width);
       if (!x.inside) continue;
-      best.offer(sample_value(plane, y, x), int64_t(iy) * region.x.samples + ix);
+      A values[V];
+      sample_values<V>(plane, y, x, values);
+      for (int v = 0; v < V; ++v) best[v].offer(values[v], int64_t(iy) * region.x.samples + ix);
       ++inside;
     }
   }
-  if (inside < int64_t(region.y.samples) * region.x.samples) best.offer(A(0), -1);
-  return best;
+  if (inside < int64_t(region.y.samples) * region.x.samples) {
+    for (int v = 0; v < V; ++v) best[v].offer(A(0), -1);
+  }
 }
 
 // Largest cell of a bin, and which: y * width + x.
-template <class T, class A>
-__device__ Maximum<A> pool_maximum(const Plane<const T>& plane, const Level& level, const PoolRegion<A>& region,
-                                   int bin_y, int bin_x) {
-  Maximum<A> best;
+template <int V, class T, class A>
+__device__ void pool_maximum(const Plane<const T>& plane, const Level& level, const PoolRegion<A>& region, int bin_y,
+                             int bin_x, Maximum<A>* best) {
   const CellRange ys = pool_range(region.y, bin_y, level.height);
   const CellRange xs = pool_range(region.x, bin_x, level.width);
   for (int y = ys.first; y < ys.last; ++y) {
-    for (int x = xs.first; x < xs.last; ++x) best.offer(A(widen(plane.at(y, x))), int64_t(y) * level.width + x);
+    for (int x = xs.first; x < xs.last; ++x) {
+      A values[V];
+      load<V>(&plane.at(y, x), values);
+      for (int v = 0; v < V; ++v) best[v].offer(values[v], int64_t(y) * level.width + x);
+    }
   }
-  return best;
 }
 
 }  // namespace toolbox

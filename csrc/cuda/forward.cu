@@ -4,50 +4,65 @@
 namespace toolbox {
 namespace {
 
-template <class T, class A>
-__device__ A align_average(const Plane<const T>& plane, const Level& level, const AlignRegion<A>& region, int bin_y,
-                           int bin_x) {
-  const SampleRange ys = align_range(region.y, bin_y, A(-1), A(level.height));
-  const SampleRange xs = align_range(region.x, bin_x, A(-1), A(level.width));
-  A sum = A(0);
-  for (int iy = ys.first; iy < ys.last; ++iy) {
-    const AlignPoint<A> y = align_point(region.y, bin_y, iy, level.height);
-    if (!y.inside) continue;
-    for (int ix = xs.first; ix < xs.last; ++ix) {
-      const AlignPoint<A> x = align_point(region.x, bin_x, ix, level.width);
-      if (x.inside) sum += sample_value(plane, y, x);
-    }
-  }
-  return sum / region.count();
+template <int V, class T, class A>
+__device__ void align_average(const Plane<const T>& plane, const Level& level, const AlignRegion<A>& region, int bin_y,
+                              int bin_x, A* average) {
+  for (int v = 0; v < V; ++v) average[v] = A(0);
+  each_tap(region.y, bin_y, level.height, [&](int y, A weight_y) {
+    each_tap(region.x, bin_x, level.width, [&](int x, A weight_x) {
+      A values[V];
+      load<V>(&plane.at(y, x), values);
+      const A weight = weight_y * weight_x;
+      for (int v = 0; v < V; ++v) average[v] += weight * values[v];
+    });
+  });
+  for (int v = 0; v < V; ++v) average[v] /= region.count();
 }
 
-// One thread, one pooled value. With `winners` the values are not written.
-template <class T, Method method>
+// One thread, V channels of one bin. With `winners` the values are not written.
+template <class T, Method method, int V>
 __global__ void __launch_bounds__(kThreads) pool_kernel(Request request, T* pooled, int64_t* winners) {
   using A = typename Accumulate<T>::type;
-  const int64_t total = request.output_size();
+  const int64_t total = request.output_size() / V;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; index < total; index += step) {
-    const PooledPlace place = place_of(request, index);
+    const PooledPlace place = place_of<V>(request, index);
     const A* roi = reinterpret_cast<const A*>(request.rois) + place.region * 5;
     const int64_t image = image_of(request, roi);
-    Maximum<A> best;
+    A values[V] = {};
+    Maximum<A> best[V];
     if (image >= 0) {
       const Level& level = request.levels[choose_level(request, roi)];
       const auto plane = plane_of(request, level, reinterpret_cast<const T*>(level.features), image, place.channel);
       if constexpr (method == Method::kPoolMax) {
-        best = pool_maximum(plane, level, PoolRegion<A>(request, level, roi), place.bin_y, place.bin_x);
+        pool_maximum<V>(plane, level, PoolRegion<A>(request, level, roi), place.bin_y, place.bin_x, best);
       } else if constexpr (method == Method::kAlignMax) {
-        best = align_maximum(plane, level, AlignRegion<A>(request, level, roi), place.bin_y, place.bin_x);
+        align_maximum<V>(plane, level, AlignRegion<A>(request, level, roi), place.bin_y, place.bin_x, best);
       } else {
-        best.value = align_average(plane, level, AlignRegion<A>(request, level, roi), place.bin_y, place.bin_x);
+        align_average<V>(plane, level, AlignRegion<A>(request, level, roi), place.bin_y, place.bin_x, values);
       }
     }
     if (winners != nullptr) {
-      winners[index] = best.winner;
-    } else {
-      narrow(best.value, pooled + index);
+      for (int v = 0; v < V; ++v) winners[index * V + v] = best[v].winner;
+      continue;
     }
+    if constexpr (method != Method::kAlignAverage) {
+      for (int v = 0; v < V; ++v) values[v] = best[v].value;
+    }
+    store<V>(values, pooled + index * V);
+  }
+}
+
+template <class T, int V>
+void run_forward(const Request& request, T* pooled, int64_t* winners, cudaStream_t stream) {
+  const unsigned blocks = blocks_for(request.output_size() / V);
+  switch (request.method) {
+    case Method::kAlignAverage:
+      return launch(pool_kernel<T, Method::kAlignAverage, V>, blocks, stream, request, pooled, winners);
+    case Method::kAlignMax:
+      return launch(pool_kernel<T, Method::kAlignMax, V>, blocks, stream, request, pooled, winners);
+    case Method::kPoolMax:
+      return launch(pool_kernel<T, Method::kPoolMax, V>, blocks, stream, request, pooled, winners);
   }
 }
 
@@ -70,22 +85,12 @@ std::string cuda_problem() {
 
 void pool_forward_cuda(const Request& request, void* pooled, int64_t* winners, int device, void* stream) {
   check(cudaSetDevice(device), "RoI pooling, choosing the device");
-  const unsigned blocks = blocks_for(request.output_size());
   const auto queue = static_cast<cudaStream_t>(stream);
   with_element_type(request.dtype, [&](auto element) {
     using T = decltype(element);
     T* out = static_cast<T*>(pooled);
-    switch (request.method) {
-      case Method::kAlignAverage:
-        pool_kernel<T, Method::kAlignAverage><<<blocks, kThreads, 0, queue>>>(request, out, winners);
-        break;
-      case Method::kAlignMax:
-        pool_kernel<T, Method::kAlignMax><<<blocks, kThreads, 0, queue>>>(request, out, winners);
-        break;
-      case Method::kPoolMax:
-        pool_kernel<T, Method::kPoolMax><<<blocks, kThreads, 0, queue>>>(request, out, winners);
-        break;
-    }
+    packs_fit<T>(request, pooled) ? run_forward<T, kPacked<T>>(request, out, winners, queue)
+                                  : run_forward<T, 1>(request, out, winners, queue);
   });
   check(cudaGetLastError(), "RoI pooling, forward");
 }

@@ -107,3 +107,21 @@ def test_a_config_key_written_as_an_option_is_shown_as_it_should_be(
 def test_overrides_are_shown_once_in_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "--help") == 0
     assert " [KEY=VALUE]...\n" in capsys.readouterr().out
+
+
+def test_a_benchmark_is_run_with_what_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "ops", "--", "--help") == 0
+    assert "usage: ops.py" in capfd.readouterr().out
+
+
+def test_an_unknown_benchmark_suggests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "opps") == 2
+    assert "no benchmark 'opps'; did you mean 'ops'? (benchmarks: ops, " in capsys.readouterr().err
+
+
+def test_benchmarks_that_were_not_installed_say_where_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("toolbox.cli.bench.FOLDER", tmp_path)
+    assert run("bench", "ops") == 2
+    assert f"{tmp_path}/ops.py: not there; benchmarks are part of the sources" in capsys.readouterr().err

@@ -8,12 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from toolbox.ops import eager
+
 MakeRois = Callable[..., Tensor]
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["eager", "operators"], autouse=True)
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs through both routes to the extension: the light one, and torch's dispatcher."""
+    if request.param == "operators":
+        monkeypatch.setattr(eager, "is_plain", lambda features, rois: False)
+    return request.param
 
 
 @pytest.fixture

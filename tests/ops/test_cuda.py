@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from toolbox import ops
-from toolbox.ops import native
+from toolbox.ops import eager
 from toolbox.ops.arguments import PoolSettings
 
 pytestmark = [
@@ -24,7 +24,7 @@ def settings(method: str, sampling_ratio: int = 2, aligned: bool = True) -> Pool
 
 def run(maps: list[Tensor], rois: Tensor, how: PoolSettings, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
     leaves = [level.detach().clone().requires_grad_() for level in maps]
-    pooled = native.pool_regions(leaves, rois, how)
+    pooled = eager.pool_regions(leaves, rois, how)
     pooled.backward(weight.to(pooled))
     return pooled.detach().cpu(), [leaf.grad.cpu() for leaf in leaves if leaf.grad is not None]
 

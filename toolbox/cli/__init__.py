@@ -52,6 +52,7 @@ COMMANDS = (
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
     Command("list", "components", "list_components", "Components, their arguments and defaults."),
+    Command("bench", "bench", "bench", "Measure speed, ours beside the peers'."),
     Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),
     Command("plugin", "plugin", "app", "Start a plugin of your own."),
 )

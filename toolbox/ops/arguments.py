@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,6 +47,69 @@ class PoolSettings:
     canonical_size: float = 224.0
     canonical_level: int = 4
 
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
+            raise ArgumentError(f"spatial_scale is {self.scales[0]}: expected a positive number, 1 / stride")
+        if not 0 <= self.sampling_ratio <= MAX_POOLED:
+            raise ArgumentError(f"sampling_ratio is {self.sampling_ratio}: expected 0 (adaptive) to {MAX_POOLED}")
+        if not self.canonical_size > 0:
+            raise ArgumentError(f"canonical_size is {self.canonical_size}: expected a positive number")
+
+
+def single_settings(
+    output_size: int | Sequence[int],
+    spatial_scale: float,
+    mode: str | None = None,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> PoolSettings:
+    """Settings for one map; RoIPool unless `mode` says which RoIAlign."""
+    size = output_size if isinstance(output_size, int) else tuple(output_size)
+    sampling = None if mode is None else (mode, int(sampling_ratio), bool(aligned))
+    return _settings(size, (float(spatial_scale),), (0,), sampling)
+
+
+def pyramid_settings(
+    output_size: int | Sequence[int],
+    strides: Sequence[float],
+    levels: int,
+    sampling: tuple[str, int, bool] | None,
+    canonical_size: float,
+    canonical_level: int,
+) -> PoolSettings:
+    """Settings for maps of growing stride; `sampling` is RoIAlign's mode, ratio and aligned, None for RoIPool."""
+    size = output_size if isinstance(output_size, int) else tuple(output_size)
+    scales, numbers = level_scales(tuple(strides), levels)
+    return _settings(size, scales, numbers, sampling, float(canonical_size), int(canonical_level))
+
+
+def _settings(
+    size: int | tuple[int, ...],
+    scales: tuple[float, ...],
+    numbers: tuple[int, ...],
+    sampling: tuple[str, int, bool] | None,
+    *canonical: Any,
+) -> PoolSettings:
+    # The compiler looks through a cache, and says so every time.
+    make = _make_settings if torch.compiler.is_compiling() else _cached_settings
+    return make(size, scales, numbers, sampling, *canonical)
+
+
+def _make_settings(
+    size: int | tuple[int, ...],
+    scales: tuple[float, ...],
+    numbers: tuple[int, ...],
+    sampling: tuple[str, int, bool] | None,
+    canonical_size: float = 224.0,
+    canonical_level: int = 4,
+) -> PoolSettings:
+    mode, ratio, aligned = sampling or (None, 0, True)
+    method: Method = "pool_max" if mode is None else align_method(mode)
+    return PoolSettings(size_pair(size), scales, numbers, method, ratio, aligned, canonical_size, canonical_level)
+
+
+_cached_settings = functools.lru_cache(maxsize=1024)(_make_settings)
+
 
 def size_pair(output_size: int | Sequence[int]) -> tuple[int, int]:
     """Return height and width of the pooled region."""
@@ -64,8 +128,8 @@ def align_method(mode: str) -> Method:
     raise ArgumentError(f"mode is '{mode}': expected 'average' or 'max'")
 
 
-def level_numbers(strides: Sequence[float], levels: int) -> tuple[int, ...]:
-    """Return rounded log2 of the strides: 4, 8, 16 → 2, 3, 4."""
+def level_scales(strides: Sequence[float], levels: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return cells per image pixel and rounded log2 of the strides: 4, 8 → (0.25, 0.125), (2, 3)."""
     if len(strides) != levels:
         raise ArgumentError(f"{levels} feature maps but {len(strides)} strides ({list(strides)}): one stride per map")
     if not all(stride > 0 and math.isfinite(stride) for stride in strides):
@@ -73,7 +137,7 @@ def level_numbers(strides: Sequence[float], levels: int) -> tuple[int, ...]:
     numbers = tuple(round(math.log2(stride)) for stride in strides)
     if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
         raise ArgumentError(f"strides are {list(strides)}: expected growing ones, about a power of two apart")
-    return numbers
+    return tuple(1.0 / stride for stride in strides), numbers
 
 
 def check_features(features: Sequence[Tensor]) -> None:
@@ -111,14 +175,21 @@ def check_rois(rois: Tensor, features: Sequence[Tensor]) -> None:
         raise ArgumentError(f"rois are {rois.dtype}: expected torch.float32")
 
 
-def check_settings(settings: PoolSettings) -> None:
-    """Raise unless scales, sampling and canonical size make sense."""
-    if not all(math.isfinite(scale) and scale > 0 for scale in settings.scales):
-        raise ArgumentError(f"spatial_scale is {settings.scales[0]}: expected a positive number, 1 / stride")
-    if not 0 <= settings.sampling_ratio <= MAX_POOLED:
-        raise ArgumentError(f"sampling_ratio is {settings.sampling_ratio}: expected 0 (adaptive) to {MAX_POOLED}")
-    if not settings.canonical_size > 0:
-        raise ArgumentError(f"canonical_size is {settings.canonical_size}: expected a positive number")
+def check_out(out: Tensor, features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> None:
+    """Raise unless the result can be written to `out`."""
+    first = features[0]
+    shape = (rois.shape[0], first.shape[1], *settings.output_size)
+    if out.shape != shape or out.dtype != first.dtype or out.device != first.device:
+        raise ArgumentError(
+            f"out is {tuple(out.shape)} {out.dtype} on {out.device}: expected {shape} {first.dtype} on {first.device}"
+        )
+    last = first.is_contiguous(memory_format=torch.channels_last) and not first.is_contiguous()
+    if not out.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format):
+        raise ArgumentError(f"out is not {'channels-last' if last else 'contiguous'}, as features are: make it so")
+    if torch.is_grad_enabled() and (out.requires_grad or any(level.requires_grad for level in features)):
+        raise ArgumentError(
+            "out cannot be given where a gradient is wanted: call under torch.no_grad(), or without out"
+        )
 
 
 def bad_image_index(row: int, index: float, images: int) -> ArgumentError:

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from toolbox.ops import fallback, native
-from toolbox.ops.arguments import (
-    PoolSettings,
-    align_method,
-    check_features,
-    check_rois,
-    check_settings,
-    level_numbers,
-    size_pair,
-)
+from toolbox.ops import eager, fallback, native, operators
+from toolbox.ops.arguments import PoolSettings, check_features, check_out, check_rois, pyramid_settings, single_settings
 
 
 def roi_align(
@@ -28,6 +20,7 @@ def roi_align(
     sampling_ratio: int = 2,
     aligned: bool = True,
     mode: str = "average",
+    out: Tensor | None = None,
 ) -> Tensor:
     """Pool regions by bilinear samples (RoIAlign of Mask R-CNN).
 
@@ -40,6 +33,7 @@ def roi_align(
         sampling_ratio: samples a side of a bin; 0 takes one for each cell of the bin.
         aligned: pixel centres at 0.5, which is right; False is the first RoIAlign, for weights trained so.
         mode: `"average"` or `"max"` of a bin's samples.
+        out: where to write the result, where no gradient is wanted: a large one costs more to allocate than to compute.
 
     Returns:
         (R, C, P, P).
@@ -48,10 +42,8 @@ def roi_align(
         ArgumentError: shapes, types or settings do not fit; on the CPU also an image index that does not exist (CUDA is
             not waited for: there such a region is zero).
     """
-    settings = PoolSettings(
-        size_pair(output_size), (float(spatial_scale),), (0,), align_method(mode), int(sampling_ratio), bool(aligned)
-    )
-    return _pool([features], rois, settings)
+    settings = single_settings(output_size, spatial_scale, mode, sampling_ratio, aligned)
+    return _pool([features], rois, settings, out)
 
 
 def multiscale_roi_align(
@@ -65,6 +57,7 @@ def multiscale_roi_align(
     mode: str = "average",
     canonical_size: float = 224,
     canonical_level: int = 4,
+    out: Tensor | None = None,
 ) -> Tensor:
     """RoIAlign on a pyramid: each region is read from the level that fits its size, all in one call.
 
@@ -76,26 +69,25 @@ def multiscale_roi_align(
         rois: (R, 5) float32, image index and x1 y1 x2 y2 in image pixels.
         output_size: height and width of the pooled region, or one number for both.
         strides: image pixels per cell of each level.
-        sampling_ratio: as in `roi_align`, and so `aligned` and `mode`.
+        sampling_ratio: as in `roi_align`, and so `aligned`, `mode` and `out`.
         canonical_size: side in pixels of the box that belongs to `canonical_level`.
 
     Returns:
         (R, C, P, P).
     """
-    settings = PoolSettings(
-        size_pair(output_size),
-        tuple(1.0 / stride if stride else 0.0 for stride in strides),
-        level_numbers(strides, len(features)),
-        align_method(mode),
-        int(sampling_ratio),
-        bool(aligned),
-        float(canonical_size),
-        int(canonical_level),
-    )
-    return _pool(features, rois, settings)
+    sampling = (mode, sampling_ratio, aligned)
+    settings = pyramid_settings(output_size, strides, len(features), sampling, canonical_size, canonical_level)
+    return _pool(features, rois, settings, out)
 
 
-def roi_pool(features: Tensor, rois: Tensor, output_size: int | Sequence[int], *, spatial_scale: float = 1.0) -> Tensor:
+def roi_pool(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | Sequence[int],
+    *,
+    spatial_scale: float = 1.0,
+    out: Tensor | None = None,
+) -> Tensor:
     """Pool regions by the maximum over whole cells (RoIPool of Fast R-CNN).
 
     Args:
@@ -103,11 +95,12 @@ def roi_pool(features: Tensor, rois: Tensor, output_size: int | Sequence[int], *
         rois: (R, 5) float32, image index and x1 y1 x2 y2 in image pixels.
         output_size: height and width of the pooled region, or one number for both.
         spatial_scale: feature cells per image pixel, 1 / stride.
+        out: where to write the result, where no gradient is wanted.
 
     Returns:
         (R, C, P, P); a bin outside the map is zero.
     """
-    return _pool([features], rois, PoolSettings(size_pair(output_size), (float(spatial_scale),), (0,), "pool_max"))
+    return _pool([features], rois, single_settings(output_size, spatial_scale), out)
 
 
 def multiscale_roi_pool(
@@ -118,28 +111,31 @@ def multiscale_roi_pool(
     strides: Sequence[float],
     canonical_size: float = 224,
     canonical_level: int = 4,
+    out: Tensor | None = None,
 ) -> Tensor:
     """RoIPool on a pyramid; arguments and result as in `multiscale_roi_align`."""
-    settings = PoolSettings(
-        size_pair(output_size),
-        tuple(1.0 / stride if stride else 0.0 for stride in strides),
-        level_numbers(strides, len(features)),
-        "pool_max",
-        canonical_size=float(canonical_size),
-        canonical_level=int(canonical_level),
-    )
-    return _pool(features, rois, settings)
+    settings = pyramid_settings(output_size, strides, len(features), None, canonical_size, canonical_level)
+    return _pool(features, rois, settings, out)
 
 
-def _pool(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
+def _pool(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, out: Tensor | None) -> Tensor:
     """Check the arguments and run the compiled operation, or what stands in for it."""
     features = _one_dtype(list(features))
     check_features(features)
     check_rois(rois, features)
-    check_settings(settings)
-    if native.usable_on(features[0].device.type):
-        return native.pool_regions(features, rois, settings)
-    return fallback.pool_regions(features, rois, settings)
+    if out is not None:
+        check_out(out, features, rois, settings)
+    if not native.usable_on(features[0].device.type):
+        pooled = fallback.pool_regions(features, rois, settings)
+    elif eager.is_plain(features, rois):
+        pooled = (
+            eager.pool_regions(features, rois, settings)
+            if out is None
+            else native.forward(features, rois, settings, out)
+        )
+    else:
+        pooled = operators.pool_regions(features, rois, settings)
+    return pooled if out is None or out is pooled else out.copy_(pooled)
 
 
 def _one_dtype(features: list[Tensor]) -> list[Tensor]:
