@@ -128,7 +128,14 @@ def extensions() -> list[Extension]:
                 include_dirs=[str(CSRC)],
                 depends=headers(),
                 # Fused multiply-adds would round differently from torch, whose masks these must equal bit for bit.
-                extra_compile_args=["-O3", "-std=c++17", "-fvisibility=hidden", "-g0", "-ffp-contract=off", *sanitizers],
+                extra_compile_args=[
+                    "-O3",
+                    "-std=c++17",
+                    "-fvisibility=hidden",
+                    "-g0",
+                    "-ffp-contract=off",
+                    *sanitizers,
+                ],
                 extra_link_args=sanitizers,
                 language="c++",
             )

@@ -24,8 +24,8 @@ HEAD = """\
 What a user gets wrong, and the answer. Made by `python benchmarks/mistakes.py > docs/messages.md`; the mistakes stand
 in tests/mistakes, with what each answer must say. *Located*: the file, line and column, the record or the argument is
 named. *Suggestion right*: the wrong thing is named, and the answer says what was meant or what to do, as written down
-beside the mistake. Of an answer of several lines, the one that says where is quoted. What begins with `warning:` is what
-`rcnn check` only warns of; here it was asked to be strict (`--strict`), without which it goes on.
+beside the mistake. Of an answer of several lines, the one that says where is quoted. What begins with `warning:` is
+what `rcnn check` only warns of; here it was asked to be strict (`--strict`), without which it goes on.
 """
 
 

@@ -39,7 +39,8 @@ class FPN(nn.Module):
         if len(in_features) == 1:
             (name,) = in_features
             raise ValueError(
-                f"FPN joins maps of several strides, but there is {name} alone; SimpleFeaturePyramid makes a pyramid of one"
+                f"FPN joins maps of several strides, but there is {name} alone; "
+                "SimpleFeaturePyramid makes a pyramid of one"
             )
         check_at_least(0, extra_levels=extra_levels)
         strides = [spec.stride for spec in in_features.values()]
