@@ -97,25 +97,37 @@ TOOLBOX_INLINE void spread_sum(const RegionView<A>& view, const T* pooled, int p
   }
 }
 
-// Gradient of a maximum: found again, then given to the cells of the winning candidate, channel by channel.
-template <class T, class A>
+// Gradient of a maximum: found again, all lanes at once, then given to the cells of each lane's winning candidate.
+template <class T, class A, int lanes>
 TOOLBOX_INLINE void spread_maximum(const RegionView<A>& view, const T* map, const T* pooled, int bin_y, int bin_x,
                                    A* gradient) {
-  A best = A(0);
-  int best_y = -1;
-  int best_x = -1;
+  using Value = typename Register<A, lanes>::Value;
+  using Index = typename Register<A, lanes>::Index;
+  const int first_x = view.x.points[bin_x];
+  const int columns = view.x.points[bin_x + 1] - first_x;
+  Value best = {};
+  Index winner = {};
+  int candidate = 0;
   for (int py = view.y.points[bin_y]; py < view.y.points[bin_y + 1]; ++py) {
-    for (int px = view.x.points[bin_x]; px < view.x.points[bin_x + 1]; ++px) {
-      A value;
-      sum_taps<T, A, 1, 1>(view, map, py, px, &value);
-      if (best_y < 0 || value > best || value != value) {
-        best = value;
-        best_y = py;
-        best_x = px;
-      }
+    for (int px = first_x; px < first_x + columns; ++px, ++candidate) {
+      Value value;
+      sum_taps<T, A, lanes, 1>(view, map, py, px, &value);
+      const auto better = (value > best) | (value != value);  // NaN is taken, and then kept
+      best = candidate == 0 ? value : (better ? value : best);
+      winner = candidate == 0 ? winner : (better ? winner * 0 + candidate : winner);
     }
   }
-  if (best_y >= 0) spread_sum<T, A, 1, 1>(view, pooled, best_y, best_x, gradient);
+  if (candidate == 0) return;
+  for (int lane = 0; lane < lanes; ++lane) {
+    int chosen;
+    if constexpr (lanes == 1) {
+      chosen = static_cast<int>(winner);
+    } else {
+      chosen = static_cast<int>(winner[lane]);
+    }
+    const int py = view.y.points[bin_y] + chosen / columns;
+    spread_sum<T, A, 1, 1>(view, pooled + lane, py, first_x + chosen % columns, gradient + lane);
+  }
 }
 
 template <class T, class A, int lanes, int registers>
@@ -134,8 +146,11 @@ TOOLBOX_INLINE void spread_region(const RegionView<A>& view, const T* map, const
   if (view.maximum) {
     for (int bin_y = 0; bin_y < view.pooled_height; ++bin_y) {
       for (int bin_x = 0; bin_x < view.pooled_width; ++bin_x, pooled += view.pooled_pitch) {
-        for (c = 0; c < view.channels; ++c) {
-          spread_maximum<T, A>(view, map + c, pooled + c, bin_y, bin_x, gradient + c);
+        for (c = 0; c + kLanes <= view.channels; c += kLanes) {
+          spread_maximum<T, A, kLanes>(view, map + c, pooled + c, bin_y, bin_x, gradient + c);
+        }
+        for (; c < view.channels; ++c) {
+          spread_maximum<T, A, 1>(view, map + c, pooled + c, bin_y, bin_x, gradient + c);
         }
       }
     }
