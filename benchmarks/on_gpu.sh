@@ -72,7 +72,7 @@ build() {
 
 cuda_tests() { "$python" -m pytest -q -m cuda tests; }
 
-memcheck() {
+sanitizer() { # memcheck or racecheck
     local tool
     tool=$(command -v compute-sanitizer) || tool=${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer
     [ -x "$tool" ] || { echo "compute-sanitizer is not available: not installed"; return 77; }
@@ -81,7 +81,7 @@ memcheck() {
         echo "compute-sanitizer is not available: it cannot run on this machine"
         return 77
     fi
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 600 "$tool" --tool memcheck --error-exitcode 99 \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 600 "$tool" --tool "$1" --error-exitcode 99 \
         "$python" -m pytest -q -x -m cuda tests/ops
 }
 
@@ -95,8 +95,9 @@ step environment environment
 step packages packages
 step build build
 step cuda_tests cuda_tests
-step memcheck memcheck
-SHOW=80 step ops "$python" benchmarks/ops.py
+step memcheck sanitizer memcheck
+step racecheck sanitizer racecheck
+SHOW=80 step ops "$python" benchmarks/ops.py --json "$out/ops.json"
 SHOW=80 step infer "$python" benchmarks/infer.py
 if [ -n "$data" ]; then
     step train_nuclei train_nuclei
