@@ -1,4 +1,4 @@
-"""What single components do beyond the promises of their family, which tests/test_testing.py tries by the kit."""
+"""What single components do beyond the promises of their family, which tests/testing tries by the kit."""
 
 from __future__ import annotations
 
