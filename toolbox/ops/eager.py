@@ -49,11 +49,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: PoolSettings, rois: Tensor, *features: Tensor) -> Tensor:
         ctx.settings = settings
-        ctx.channels_last = native.is_channels_last(features[0])
-        ctx.shapes = [side for level in features for side in level.shape]
-        # An average's gradient does not depend on the features: they need not be kept for it.
-        kept = () if settings.method == "align_average" else features
-        ctx.save_for_backward(rois, *kept)
+        native.keep_for_backward(ctx, features, rois, settings.method)
         return native.forward(features, rois, settings)
 
     @staticmethod

@@ -123,6 +123,13 @@ def forward(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, ou
     return pooled
 
 
+def keep_for_backward(ctx: Any, features: Sequence[Tensor], rois: Tensor, method: str) -> None:
+    """Keep what `backward` needs; an average's gradient does not depend on the features, so they are let go."""
+    ctx.channels_last = is_channels_last(features[0])
+    ctx.shapes = [side for level in features for side in level.shape]
+    ctx.save_for_backward(rois, *([] if method == "align_average" else features))
+
+
 def backward(
     pooled: Tensor,
     features: Sequence[Tensor],

@@ -73,11 +73,7 @@ def _(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     features, rois, *settings = inputs
     ctx.settings = settings
-    ctx.channels_last = native.is_channels_last(features[0])
-    ctx.shapes = [side for level in features for side in level.shape]
-    # An average's gradient does not depend on the features: they need not be kept for it.
-    kept = [] if settings[3] == "align_average" else features
-    ctx.save_for_backward(rois, *kept)
+    native.keep_for_backward(ctx, features, rois, method=settings[3])
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
