@@ -2,6 +2,7 @@
 
 #include "converted.h"
 #include "dispatch.h"
+#include "order.h"
 #include "patch.h"
 #include "pool.h"
 #include "threads.h"
@@ -86,10 +87,9 @@ private:
     }
   }
 
-  RegionView<A> view(int64_t row_pitch, int64_t column_pitch, int64_t pooled_pitch, int64_t channels) const {
-    return {plan_.y.view(),        plan_.x.view(), request_.pooled_height,
-            request_.pooled_width, row_pitch,      column_pitch,
-            pooled_pitch,          channels,       maximum()};
+  RegionView<A> view(int64_t row_pitch, int64_t column_pitch, int64_t pooled_pitch, int64_t channels) {
+    return {plan_.y.view(), plan_.x.view(), plan_.taps.data(), request_.pooled_height, request_.pooled_width, row_pitch,
+            column_pitch,   pooled_pitch,   channels,          request_.method};
   }
 
   bool maximum() const { return request_.method != Method::kAlignAverage; }
@@ -112,6 +112,7 @@ void spread_regions(const Request& request, const Converted<T, A>* converted, co
                     int threads) {
   constexpr int64_t kTapsPerBin = 12;
   constexpr int64_t kRun = 16;  // channels of a cache line: two threads never write to the same one
+  const std::vector<int64_t> order = reading_order<A>(request);
   const int64_t runs = (request.channels + kRun - 1) / kRun;
   const int64_t wanted = threads_for(request.output_size() * kTapsPerBin, threads);
   const int64_t used = std::max<int64_t>(1, std::min(wanted, runs));
@@ -119,7 +120,7 @@ void spread_regions(const Request& request, const Converted<T, A>* converted, co
     const int64_t first = runs * thread / used * kRun;
     const int64_t last = std::min(runs * (thread + 1) / used * kRun, request.channels);
     Backward<T> worker(request, converted, pooled, gradients, first, last);
-    for (int64_t index = 0; index < request.regions; ++index) worker.region(index);
+    for (const int64_t index : order) worker.region(index);
   });
 }
 

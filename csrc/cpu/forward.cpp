@@ -3,6 +3,7 @@
 #include "converted.h"
 #include "dispatch.h"
 #include "memory.h"
+#include "order.h"
 #include "patch.h"
 #include "pool.h"
 #include "threads.h"
@@ -62,17 +63,9 @@ private:
     }
   }
 
-  RegionView<A> view(int64_t row_pitch, int64_t column_pitch, int64_t channels) const {
-    const bool maximum = request_.method != Method::kAlignAverage;
-    return {plan_.y.view(),
-            plan_.x.view(),
-            request_.pooled_height,
-            request_.pooled_width,
-            row_pitch,
-            column_pitch,
-            channels,
-            channels,
-            maximum};
+  RegionView<A> view(int64_t row_pitch, int64_t column_pitch, int64_t channels) {
+    return {plan_.y.view(), plan_.x.view(), plan_.taps.data(), request_.pooled_height, request_.pooled_width, row_pitch,
+            column_pitch,   channels,       channels,          request_.method};
   }
 
   const Request& request_;
@@ -87,11 +80,12 @@ private:
 template <class T>
 void pool_regions(const Request& request, const ConvertedMaps<T>* converted, int64_t image, T* pooled, int threads) {
   constexpr int64_t kTapsPerBin = 12;
+  const std::vector<int64_t> order = reading_order<typename Accumulate<T>::type>(request);
   WorkQueue queue(request.regions, /*run=*/4);
   run_threads(threads_for(request.output_size() * kTapsPerBin, threads), [&](int) {
     Forward<T> worker(request, converted, image);
     for (int64_t first, last; queue.take(&first, &last);) {
-      for (int64_t index = first; index < last; ++index) worker.region(index, pooled);
+      for (int64_t place = first; place < last; ++place) worker.region(order[place], pooled);
     }
   });
 }

@@ -20,6 +20,13 @@ struct AxisView {
   const A* weights;
 };
 
+// A cell that is read, and how much of it: elements from the map's first, and the weight of both axes.
+template <class A>
+struct Tap {
+  int64_t place;
+  A weight;
+};
+
 template <class A>
 class AxisPlan {
 public:
@@ -55,6 +62,13 @@ public:
     }
   }
   const std::vector<int>& used() const { return used_; }
+
+  // Taps of the point that has most.
+  size_t most_taps() const {
+    int most = 0;
+    for (size_t point = 1; point < taps_.size(); ++point) most = std::max(most, taps_[point] - taps_[point - 1]);
+    return most;
+  }
 
   AxisView<A> view() const { return {points_.data(), taps_.data(), cells_.data(), weights_.data()}; }
 
@@ -119,6 +133,7 @@ struct RegionPlan {
   int64_t image = 0;
   AxisPlan<A> y;
   AxisPlan<A> x;
+  std::vector<Tap<A>> taps;  // room for those of one point of each axis, multiplied out
 
   void plan(const Request& request, int64_t region) {
     const A* roi = reinterpret_cast<const A*>(request.rois) + region * 5;
@@ -131,6 +146,7 @@ struct RegionPlan {
       const A count = A(y.samples()) * A(x.samples());
       y.scale_weights(A(1) / (count > A(1) ? count : A(1)));
     }
+    taps.resize(y.most_taps() * x.most_taps());
   }
 };
 
