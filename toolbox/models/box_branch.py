@@ -22,6 +22,7 @@ class TestSettings:
         score_threshold: least score.
         nms: overlap above which the worse of two detections of a class goes.
         detections: most per image.
+        min_size: a detection with a side below this many network pixels goes; one of no length goes in any case.
     """
 
     __test__: ClassVar[bool] = False  # the name starts with Test, but pytest should not collect it
@@ -29,6 +30,7 @@ class TestSettings:
     score_threshold: float = 0.05
     nms: float = 0.5
     detections: int = 100
+    min_size: float = 0.0
 
     def __post_init__(self) -> None:
         wrong = [
@@ -38,6 +40,8 @@ class TestSettings:
         ]
         if self.detections < 1:
             wrong.append(f"detections is 1 or more, got {self.detections}")
+        if self.min_size < 0:
+            wrong.append(f"min_size is 0 pixels or more, got {self.min_size}")
         if wrong:
             raise ValueError("\n".join(wrong))
 
@@ -139,7 +143,8 @@ class BoxBranch(nn.Module):
         scores = scores.flatten(1)
         labels = torch.arange(self.num_classes, device=boxes.device).repeat(shape[1]).expand_as(scores)
         sides = boxes[..., 2:] - boxes[..., :2]
-        usable = (scores > self.test.score_threshold) & (sides > 0).all(dim=-1)
+        large = ((sides > 0) & (sides >= self.test.min_size)).all(dim=-1)
+        usable = (scores > self.test.score_threshold) & large
         index, valid = batched_nms(boxes, scores, labels, usable, iou=self.test.nms, keep=self.test.detections)
         return DetectionBatch(
             boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * valid[..., None],

@@ -162,6 +162,7 @@ class ResNet(nn.Module):
         groups: groups of the 3×3 convolutions (32 for ResNeXt).
         width_per_group: their width at the first stage (8 for ResNeXt-101 32×8d).
         norm: frozen batch norm, batch norm, or group norm.
+        norm_eps: added to the variance of a batch norm; torchvision's published detectors of 2019 are run with 0.
         frozen_stages: stages that do not train, counted from the stem: 0 none, 1 the stem, 2 stem and c2, … 5 all.
         weights: torchvision's name (`IMAGENET1K_V1`, `IMAGENET1K_V2`, `DEFAULT`), a file, or None for random.
         out: which maps to put out.
@@ -179,6 +180,7 @@ class ResNet(nn.Module):
         groups: int = 1,
         width_per_group: int = 64,
         norm: BlockNorm = "frozen_bn",
+        norm_eps: float = 1e-5,
         frozen_stages: int = 0,
         weights: str | None = None,
         out: Sequence[Literal["c2", "c3", "c4", "c5"]] = ("c2", "c3", "c4", "c5"),
@@ -191,6 +193,8 @@ class ResNet(nn.Module):
             raise ValueError(f"groups and width_per_group need bottleneck blocks (depth 50 or more), got depth {depth}")
         if not 0 <= frozen_stages <= 5:
             raise ValueError(f"frozen_stages is 0 (none) to 5 (all), got {frozen_stages}")
+        if norm_eps < 0:
+            raise ValueError(f"norm_eps is 0 or more, got {norm_eps}")
         if norm == "frozen_bn" and weights is None:
             raise ValueError(
                 "norm 'frozen_bn' needs pretrained weights: frozen statistics of a random network mean nothing; "
@@ -222,6 +226,9 @@ class ResNet(nn.Module):
         self.out_features = {
             name: FeatureSpec(64 * 2 ** (int(name[1]) - 2) * expansion, strides[name]) for name in sorted(out)
         }
+        for layer in self.modules():
+            if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d):
+                layer.eps = norm_eps
         init_residual(self)
         if weights is not None:
             name = f"resnet{depth}" if groups == 1 else f"resnext{depth}_{groups}x{width_per_group}d"

@@ -23,12 +23,13 @@ def batched_nms(
     Returns:
         index (N, keep), valid (N, keep), by descending score; the index of a row that is not valid is 0.
     """
+    dtype = torch.promote_types(boxes.dtype, torch.float32)  # there is none for 16 bits
     index = torch.zeros(len(boxes), keep, dtype=torch.int64, device=boxes.device)
     kept = torch.zeros_like(index, dtype=torch.bool)
     for image in range(len(boxes)):
         rows = valid[image].nonzero().squeeze(1)
         best = torchvision.ops.batched_nms(
-            boxes[image, rows].float(), scores[image, rows].float(), groups[image, rows], iou
+            boxes[image, rows].to(dtype), scores[image, rows].to(dtype), groups[image, rows], iou
         )[:keep]
         index[image, : len(best)] = rows[best]
         kept[image, : len(best)] = True
