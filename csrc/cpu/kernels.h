@@ -140,11 +140,11 @@ TOOLBOX_INLINE void pool_bins(const RegionView<A>& view, const T* map, T* pooled
     for (int bin_x = 0; bin_x < view.pooled_width; ++bin_x, pooled += view.pooled_pitch) {
       const int taps = average ? multiply_out(view, view.y.points[bin_y], view.x.points[bin_x]) : 0;
       int64_t c = 0;
-      for (; c + kBlock * kLanes <= view.channels; c += kBlock * kLanes) {
-        pool_channels<T, A, method, kLanes, kBlock>(view, taps, map + c, bin_y, bin_x, pooled + c);
+      for (; c + kBlock * kLanes<A> <= view.channels; c += kBlock * kLanes<A>) {
+        pool_channels<T, A, method, kLanes<A>, kBlock>(view, taps, map + c, bin_y, bin_x, pooled + c);
       }
-      for (; c + kLanes <= view.channels; c += kLanes) {
-        pool_channels<T, A, method, kLanes, 1>(view, taps, map + c, bin_y, bin_x, pooled + c);
+      for (; c + kLanes<A> <= view.channels; c += kLanes<A>) {
+        pool_channels<T, A, method, kLanes<A>, 1>(view, taps, map + c, bin_y, bin_x, pooled + c);
       }
       for (; c < view.channels; ++c) {
         pool_channels<T, A, method, 1, 1>(view, taps, map + c, bin_y, bin_x, pooled + c);
@@ -233,11 +233,11 @@ TOOLBOX_INLINE void spread_bins(const RegionView<A>& view, const T* map, const T
     for (int bin_x = 0; bin_x < view.pooled_width; ++bin_x, pooled += view.pooled_pitch) {
       const int taps = average ? multiply_out(view, view.y.points[bin_y], view.x.points[bin_x]) : 0;
       int64_t c = 0;
-      for (; c + kTogether * kLanes <= view.channels; c += kTogether * kLanes) {
-        spread_channels<T, A, method, kLanes, kTogether>(view, taps, c, map, pooled, bin_y, bin_x, gradient);
+      for (; c + kTogether * kLanes<A> <= view.channels; c += kTogether * kLanes<A>) {
+        spread_channels<T, A, method, kLanes<A>, kTogether>(view, taps, c, map, pooled, bin_y, bin_x, gradient);
       }
-      for (; c + kLanes <= view.channels; c += kLanes) {
-        spread_channels<T, A, method, kLanes, 1>(view, taps, c, map, pooled, bin_y, bin_x, gradient);
+      for (; c + kLanes<A> <= view.channels; c += kLanes<A>) {
+        spread_channels<T, A, method, kLanes<A>, 1>(view, taps, c, map, pooled, bin_y, bin_x, gradient);
       }
       for (; c < view.channels; ++c) {
         spread_channels<T, A, method, 1, 1>(view, taps, c, map, pooled, bin_y, bin_x, gradient);

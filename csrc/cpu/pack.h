@@ -1,4 +1,4 @@
-// Eight channels, or one, held in registers: loading converts a half type to float. Everything is forced inline, so
+// Several channels, or one, held in a register: loading converts a half type to float. Everything is forced inline, so
 // that it is compiled with the instruction set of the function that uses it.
 #pragma once
 
@@ -20,27 +20,29 @@ struct BFloat16 {
 
 namespace vec {
 typedef float f32x8 __attribute__((vector_size(32)));
-typedef double f64x8 __attribute__((vector_size(64)));
+typedef double f64x4 __attribute__((vector_size(32)));
 typedef int32_t i32x8 __attribute__((vector_size(32)));
 typedef uint32_t u32x8 __attribute__((vector_size(32)));
-typedef int64_t i64x8 __attribute__((vector_size(64)));
+typedef int64_t i64x4 __attribute__((vector_size(32)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 }  // namespace vec
 
-constexpr int kLanes = 8;
+// Channels in a register of AVX2.
+template <class A>
+constexpr int kLanes = 32 / sizeof(A);
 
 // Registers for `lanes` channels of accumulation type A, and integers of the same width.
 template <class A, int lanes>
 struct Register;
 template <>
-struct Register<float, kLanes> {
+struct Register<float, kLanes<float>> {
   using Value = vec::f32x8;
   using Index = vec::i32x8;
 };
 template <>
-struct Register<double, kLanes> {
-  using Value = vec::f64x8;
-  using Index = vec::i64x8;
+struct Register<double, kLanes<double>> {
+  using Value = vec::f64x4;
+  using Index = vec::i64x4;
 };
 template <class A>
 struct Register<A, 1> {
@@ -104,7 +106,7 @@ TOOLBOX_INLINE void load(const double* from, double* to) { *to = *from; }
 TOOLBOX_INLINE void load(const Half* from, float* to) { *to = to_float(*from); }
 TOOLBOX_INLINE void load(const BFloat16* from, float* to) { *to = to_float(*from); }
 TOOLBOX_INLINE void load(const float* from, vec::f32x8* to) { std::memcpy(to, from, sizeof(*to)); }
-TOOLBOX_INLINE void load(const double* from, vec::f64x8* to) { std::memcpy(to, from, sizeof(*to)); }
+TOOLBOX_INLINE void load(const double* from, vec::f64x4* to) { std::memcpy(to, from, sizeof(*to)); }
 template <class T>
 TOOLBOX_INLINE void load(const T* from, vec::f32x8* to) {
   vec::u16x8 raw;
@@ -119,10 +121,10 @@ TOOLBOX_INLINE void store(const float& value, T* to) {
   narrow(value, to);
 }
 TOOLBOX_INLINE void store(const vec::f32x8& value, float* to) { std::memcpy(to, &value, sizeof(value)); }
-TOOLBOX_INLINE void store(const vec::f64x8& value, double* to) { std::memcpy(to, &value, sizeof(value)); }
+TOOLBOX_INLINE void store(const vec::f64x4& value, double* to) { std::memcpy(to, &value, sizeof(value)); }
 template <class T>
 TOOLBOX_INLINE void store(const vec::f32x8& value, T* to) {
-  for (int lane = 0; lane < kLanes; ++lane) narrow(value[lane], to + lane);
+  for (int lane = 0; lane < kLanes<float>; ++lane) narrow(value[lane], to + lane);
 }
 
 }  // namespace toolbox
