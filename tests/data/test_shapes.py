@@ -93,6 +93,20 @@ def test_a_turned_square_has_the_joints_of_geometry() -> None:
     assert shape.window == (40, 30, 60, 50)
 
 
+@pytest.mark.parametrize("name", ["cross", "arrow", "horseshoe", "moon"])
+def test_thin_shapes_leave_most_of_their_box_to_others(name: str) -> None:
+    outline = Placed.at(name, (50, 50), 40, 0.0, 100, 100).outline
+    shape = Placed.at(name, (50, 50), 40, 0.0, 100, 100)
+    width, height = outline.max(axis=0) - outline.min(axis=0)
+    assert shape.area < 0.5 * width * height
+    assert shape.covers(shape.outline).sum() == pytest.approx(shape.area, rel=0.02)  # the outline does not cross itself
+
+
+def test_a_cross_has_the_area_of_its_two_bars() -> None:
+    shape = Placed.at("cross", (500, 500), 100, 0.0, 1000, 1000)
+    assert shape.area == pytest.approx(200 * 40 + 196 * 40 - 40 * 40)
+
+
 def test_joints_off_the_image_are_unlabelled_and_covered_ones_are_hidden() -> None:
     shape = Placed.at("square", (5, 40), 10, 0.0, 100, 100)
     owner = np.zeros((100, 100), dtype=np.uint8)
@@ -105,6 +119,7 @@ def test_joints_off_the_image_are_unlabelled_and_covered_ones_are_hidden() -> No
 def test_chosen_classes_and_sizes() -> None:
     dataset = Shapes(length=3, height=48, width=200, classes=["star", "circle"], objects=(0, 0))
     assert dataset.classes == ("star", "circle")
+    assert Shapes().classes == ("circle", "square", "triangle", "star")
     assert dataset.size(0) == (48, 200)
     sample = dataset.load(0)
     assert sample.image.shape == (48, 200, 3)

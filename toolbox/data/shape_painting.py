@@ -27,6 +27,18 @@ def _ring(corners: int, radii: tuple[float, ...] = (1.0,)) -> np.ndarray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.resize(radii, corners)[:, None]
 
 
+def _arc(radius: float, degrees: float, centre: float = 0.0) -> np.ndarray:
+    """Points (33, 2) around (centre, 0), from −degrees to +degrees about the direction of +x."""
+    angles = np.radians(np.linspace(-degrees, degrees, 33))
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + (centre, 0)
+
+
+def _both_sides(*half: tuple[float, float]) -> np.ndarray:
+    """An outline from its half with y ≥ 0, in order from the tip."""
+    points = np.array(half)
+    return np.concatenate([points, points[::-1] * (1, -1)])
+
+
 # In a shape's own frame the tip looks along +x, left is −y and the circumcircle has radius 1. All are symmetric about
 # the axis through the tip: a mirrored shape is the same shape with left and right exchanged.
 OUTLINES: dict[str, np.ndarray] = {
@@ -34,15 +46,27 @@ OUTLINES: dict[str, np.ndarray] = {
     "square": _ring(4),
     "triangle": _ring(3),
     "star": _ring(10, (1.0, 0.45)),
+    "cross": _both_sides((1, 0.2), (0.2, 0.2), (0.2, 0.98), (-0.2, 0.98), (-0.2, 0.2), (-1, 0.2)),
+    "arrow": _both_sides((1, 0), (0.1, 0.8), (0.1, 0.2), (-0.98, 0.2)),
+    "horseshoe": np.concatenate([_arc(1.0, 130), _arc(0.6, 130)[::-1]]),
+    "moon": np.concatenate([_arc(1.0, 115), _arc(0.907, 88.2, centre=-0.45)[::-1]]),
 }
+PLAIN = ("circle", "square", "triangle", "star")  # the others are thin or hollow
 _JOINTS: dict[str, np.ndarray] = {  # (4, 2): tip, left, right, tail
     "circle": _ring(48)[[0, 36, 12, 24]],
     "square": _ring(4)[[0, 3, 1, 2]],
     "triangle": np.concatenate([_ring(3)[[0, 2, 1]], [[-0.5, 0.0]]]),
     "star": _ring(10, (1.0, 0.45))[[0, 8, 2, 5]],
+    "cross": np.array([[1, 0], [0, -0.98], [0, 0.98], [-1, 0]]),
+    "arrow": np.array([[1, 0], [0.1, -0.8], [0.1, 0.8], [-0.98, 0]]),
+    "horseshoe": np.concatenate([[[1.0, 0.0]], _arc(0.8, 130)[[0, -1]], [[0.6, 0.0]]]),
+    "moon": np.concatenate([[[1.0, 0.0]], _arc(1.0, 115)[[0, -1]], [[0.457, 0.0]]]),
 }
 _MARK = np.array([[0.1, -0.09], [0.75, -0.09], [0.75, 0.09], [0.1, 0.09]])
-RADIUS = {"circle": 1.0, "square": 1.2, "triangle": 1.4, "star": 1.35}  # makes their areas alike
+RADIUS = {  # makes their areas alike
+    **{"circle": 1.0, "square": 1.2, "triangle": 1.4, "star": 1.35},
+    **{"cross": 1.4, "arrow": 1.5, "horseshoe": 1.4, "moon": 1.5},
+}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,18 @@ import numpy as np
 
 from toolbox.data.ground_truth import coco_ground_truth
 from toolbox.data.interfaces import Sample
-from toolbox.data.shape_painting import LOOKS, OUTLINES, RADIUS, SKELETON, Look, Placed, background, paint, shape_colour
+from toolbox.data.shape_painting import (
+    LOOKS,
+    OUTLINES,
+    PLAIN,
+    RADIUS,
+    SKELETON,
+    Look,
+    Placed,
+    background,
+    paint,
+    shape_colour,
+)
 from toolbox.errors import did_you_mean
 from toolbox.masks import BitmapMask, Mask
 from toolbox.registry import DATASETS
@@ -24,7 +35,7 @@ _TRIES = 4
 
 @DATASETS.register
 class Shapes:
-    """Circles, squares, triangles and stars: turned, coloured and textured, painted one over the other.
+    """Circles, squares, triangles, stars and others: turned, coloured and textured, painted one over the other.
 
     Masks, boxes and areas are of what is visible of a shape. An image depends on (seed, index) alone: another seed is
     another split.
@@ -34,7 +45,9 @@ class Shapes:
         height: of every image.
         width: of every image.
         objects: fewest and most shapes painted.
-        classes: which of them; all by default.
+        classes: which shapes; circle, square, triangle and star unless told. `cross`, `arrow`, `horseshoe` and `moon`
+            are thin or hollow: most of their box is background or another shape, so that a mask a few pixels off is
+            mostly wrong.
         seed: of the data set.
         difficulty: `easy` has hues that hint at the class, and whole shapes; `medium` any hue, more texture and shapes
             cut by the border; `hard` low contrast, noise, clutter and small shapes.
@@ -69,7 +82,7 @@ class Shapes:
         self.height = height
         self.width = width
         self.objects = (fewest, most)
-        self.classes = tuple(classes or OUTLINES)
+        self.classes = tuple(classes or PLAIN)
         self.category_ids = tuple(range(1, len(self.classes) + 1))
         self.seed = seed
         self.look = LOOKS[difficulty]
