@@ -90,7 +90,7 @@ def test_every_level_has_the_size_that_anchors_and_extractors_count_on() -> None
         "p6": (2, 2),
     }
     assert detector.rpn.anchors.strides == [4, 8, 16, 32, 64]
-    assert detector.box.extractor.strides == [4, 8, 16, 32]
+    assert detector.box.extractor.pyramid.strides == (4, 8, 16, 32)
 
 
 def test_a_run_trains_the_patch_embedding_slowest_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

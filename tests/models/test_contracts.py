@@ -21,7 +21,7 @@ def builtin(registry: Any) -> list[str]:
 
 @pytest.mark.parametrize("name", builtin(ROI_EXTRACTORS))
 def test_extractor_leaves_p6_to_the_rpn(name: str) -> None:
-    assert ROI_EXTRACTORS.get(name)(PYRAMID).features == ("p2", "p3", "p4", "p5")
+    assert ROI_EXTRACTORS.get(name)(PYRAMID).pyramid.names == ("p2", "p3", "p4", "p5")
 
 
 @pytest.mark.parametrize("name", builtin(ROI_EXTRACTORS))

@@ -175,6 +175,14 @@ def check_rois(rois: Tensor, features: Sequence[Tensor]) -> None:
         raise ArgumentError(f"rois are {rois.dtype}: expected torch.float32")
 
 
+def check_images(images_of_rois: Tensor, images: int) -> None:
+    """Raise unless every region's image exists: its index (R,) lies in 0 … `images` - 1. Waits for the device."""
+    bad = ~((images_of_rois >= 0) & (images_of_rois < images))
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise bad_image_index(row, images_of_rois[row].item(), images)
+
+
 def check_out(out: Tensor, features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> None:
     """Raise unless the result can be written to `out`."""
     first = features[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolbox.ops import native, reference
-from toolbox.ops.arguments import PoolSettings, bad_image_index
+from toolbox.ops.arguments import PoolSettings, check_images
 
 
 def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
@@ -19,7 +19,7 @@ def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSetting
         if not native.native_built():
             _warn_once()
         if features[0].device.type == "cpu":
-            _check_images(rois, features[0].shape[0])
+            check_images(rois[:, 0], features[0].shape[0])
     if settings.method == "align_max":
         return reference.pool_regions(features, rois, settings)
     dtype = torch.promote_types(features[0].dtype, torch.float32)
@@ -42,13 +42,6 @@ def _torchvision(features: Tensor, rois: Tensor, settings: PoolSettings, level: 
         ratio = settings.sampling_ratio or -1
         pooled = roi_align(maps, rois, settings.output_size, scale, ratio, settings.aligned)
     return pooled.to(features.dtype)
-
-
-def _check_images(rois: Tensor, images: int) -> None:
-    bad = ~((rois[:, 0] >= 0) & (rois[:, 0] < images))
-    if bad.any():
-        row = int(bad.nonzero()[0, 0])
-        raise bad_image_index(row, rois[row, 0].item(), images)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""RoI extractors: regions of odd sizes to regions of one size, over one or several feature levels."""
+"""RoI extractors of the compiled operations: regions of odd sizes to regions of one size, on one or several levels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from toolbox import ops
+from toolbox.models.roi_extractors.pyramid import Pyramid
 from toolbox.registry import ROI_EXTRACTORS
-from toolbox.structures import FeatureSpec, RoIShape
-
-COARSEST_STRIDE = 32  # p6 only serves the RPN (Feature Pyramid Networks, arXiv:1612.03144, footnote of section 4.1)
+from toolbox.structures import FeatureSpec
 
 
 @ROI_EXTRACTORS.register
@@ -42,25 +41,22 @@ class RoIAlign(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        self.features, self.strides, self.out_shape = _levels(in_features, features, output_size)
+        self.pyramid = Pyramid.over(in_features, features, output_size, canonical_size, canonical_level)
+        self.out_shape = self.pyramid.out_shape
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.mode = mode
-        self.canonical_size = canonical_size
-        self.canonical_level = canonical_level
 
     def forward(self, features: Mapping[str, Tensor], rois: Tensor) -> Tensor:
         """Maps (N, C, H, W) and rois (R, 5) → (R, C, P, P)."""
         return ops.multiscale_roi_align(
-            [features[name] for name in self.features],
+            self.pyramid.maps(features),
             rois,
-            (self.out_shape.height, self.out_shape.width),
-            strides=self.strides,
+            self.pyramid.output_size,
             sampling_ratio=self.sampling_ratio,
             aligned=self.aligned,
             mode=self.mode,
-            canonical_size=self.canonical_size,
-            canonical_level=self.canonical_level,
+            **self.pyramid.rule,
         )
 
 
@@ -86,37 +82,10 @@ class RoIPool(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        self.features, self.strides, self.out_shape = _levels(in_features, features, output_size)
-        self.canonical_size = canonical_size
-        self.canonical_level = canonical_level
+        self.pyramid = Pyramid.over(in_features, features, output_size, canonical_size, canonical_level)
+        self.out_shape = self.pyramid.out_shape
 
     def forward(self, features: Mapping[str, Tensor], rois: Tensor) -> Tensor:
         """Maps (N, C, H, W) and rois (R, 5) → (R, C, P, P)."""
-        return ops.multiscale_roi_pool(
-            [features[name] for name in self.features],
-            rois,
-            (self.out_shape.height, self.out_shape.width),
-            strides=self.strides,
-            canonical_size=self.canonical_size,
-            canonical_level=self.canonical_level,
-        )
-
-
-def _levels(
-    in_features: Mapping[str, FeatureSpec], names: Sequence[str] | None, output_size: int | tuple[int, int]
-) -> tuple[tuple[str, ...], list[int], RoIShape]:
-    """Names and strides of the maps to read, and what comes out."""
-    chosen = names or [name for name, spec in in_features.items() if spec.stride <= COARSEST_STRIDE] or [*in_features]
-    unknown = [name for name in chosen if name not in in_features]
-    if unknown:
-        raise ValueError(f"features: no feature map named {', '.join(unknown)}; there are {', '.join(in_features)}")
-    channels = {in_features[name].channels for name in chosen}
-    if len(channels) != 1:
-        widths = ", ".join(f"{name}: {in_features[name].channels}" for name in chosen)
-        raise ValueError(
-            f"maps of different width cannot be pooled together ({widths}); name one under 'features', or add a neck"
-        )
-    height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    if height < 1 or width < 1:
-        raise ValueError(f"output_size must be at least 1, got {output_size}")
-    return tuple(chosen), [in_features[name].stride for name in chosen], RoIShape(channels.pop(), height, width)
+        maps, size = self.pyramid.maps(features), self.pyramid.output_size
+        return ops.multiscale_roi_pool(maps, rois, size, **self.pyramid.rule)
