@@ -15,7 +15,10 @@ _LAZY = {
     "build_detector": "toolbox.models.builder",
     "Predictor": "toolbox.inference",
 }
-_MODULES = ("ops", "masks", "models", "data", "engine", "inference", "visualize", "registry", "structures", "errors")
+_MODULES = (
+    *("ops", "masks", "models", "data", "engine", "inference", "weights", "visualize"),
+    *("registry", "structures", "errors"),
+)
 
 __all__ = ["__version__", *_LAZY]
 

@@ -48,6 +48,7 @@ class Command:
 COMMANDS = (
     Command("train", "train", "train", "Train a detector, or go on with a run."),
     Command("eval", "train", "evaluate", "Evaluate a run or a config with weights."),
+    Command("sweep", "sweep", "sweep", "Train the variants of a base config; one table."),
     Command("predict", "predict", "predict", "Detect objects in images; write COCO results and pictures."),
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
@@ -55,6 +56,7 @@ COMMANDS = (
     Command("bench", "bench", "bench", "Measure speed, ours beside the peers'."),
     Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),
     Command("plugin", "plugin", "app", "Start a plugin of your own."),
+    Command("weights", "weights", "app", "Take over detectors of other projects, or give them one."),
 )
 
 
@@ -125,10 +127,10 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         value = value if equals else next(iter(arguments[index + 1 :]), "VALUE")
-        if name in ("--config", "--config-file", "--cfg"):
+        if name in ("--config", "--config-file", "--cfg") and arguments[0] != "weights":
             command = "COMMAND" if arguments[0].startswith("-") else arguments[0]
             raise ToolboxError(f"no option '{name}': the config stands alone; write rcnn {command} {value}")
-        known = arguments[0] in ("train", "eval", "check", "show") and name in _NO_OPTIONS
+        known = arguments[0] in ("train", "eval", "sweep", "check", "show") and name in _NO_OPTIONS
         if known or re.fullmatch(r"--\w+(\.\w+)+", name):
             key = _NO_OPTIONS.get(name, name[2:])
             raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {key}={value}")
