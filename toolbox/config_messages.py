@@ -52,9 +52,9 @@ def unfinished(cls: type, family: Registry, method: str) -> str:
 
 
 def left_over(cls: type, key: str, node: Node, place: Place) -> str:
-    """What to do about an argument in the file where the command line has changed the type."""
+    """What to do about an argument in the file where a sweep or the command line has changed the type."""
     named = node.value.get("type")
-    if named is None or not named.place.is_override or place.is_override:
+    if named is None or named.place.rank <= place.rank:
         return ""
     return f"; it was written for another type: override the whole component, '{key}={{type: {cls.__name__}}}'"
 

@@ -32,12 +32,18 @@ def precheck(path: str | Path, overrides: Sequence[str] = ()) -> Plan | None:
     """
     findings = Findings()
     root = read_nodes(read_text(Path(path)), str(path), overrides, findings)
+    plan = precheck_nodes(root, findings)
+    if plan is not None:
+        findings.raise_any()
+    return plan
+
+
+def precheck_nodes(root: Node, findings: Findings) -> Plan | None:
+    """What `precheck` does, of YAML that has been read: problems are noted; None where it is undecidable."""
     known = None if "plugins" in root.value or entry_points(group=GROUP) else catalogue.load()
     if known is None:
         return None
-    plan = check(root, known.root, findings, families=known.families)
-    findings.raise_any()
-    return plan
+    return check(root, known.root, findings, families=known.families)
 
 
 def read_text(path: Path) -> str:

@@ -260,6 +260,17 @@ def config_from_text(
     """
     findings = Findings()
     root = read_nodes(text, name, overrides, findings)
+    return config_from_nodes(root, name, findings, folder=folder)
+
+
+def config_from_nodes(root: Node, name: str, findings: Findings, *, folder: str | Path | None = None) -> Config:
+    """Check YAML that has been read, e.g. a variant of a sweep. The paths of plugins in it become absolute.
+
+    Args:
+        name: what messages call it.
+        findings: problems that reading it found; they are raised with the others.
+        folder: what plugin files are relative to; the current folder if None.
+    """
     register_builtin()
     catalogue.save(RunConfig)
     advice = [*_load_plugins(root, Path(folder or "."), findings), *load_installed()]

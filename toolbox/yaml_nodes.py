@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -23,7 +23,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?
 _CONSTANTS = {"": None, "~": None, "null": None, "Null": None, "NULL": None} | {
     word: value for value in (True, False) for word in (str(value), str(value).lower(), str(value).upper())
 }
-_SECTIONS = "a config has the sections model, data, train and test"
+_SECTIONS = "a config has the sections model, data, train and test"  # said of a file without any
 _CORE_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 
 
@@ -31,7 +31,7 @@ _CORE_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 class Place:
     """Where something was written: a position in a file, or one override of the command line."""
 
-    rank: int = 0  # the file comes before the command line
+    rank: int = 0  # what is written over what: 0 a config, 1 a variant of a sweep, 2 the command line
     line: int = 0  # of the command line: the number of the override
     column: int = 0
     source: str = ""
@@ -40,11 +40,11 @@ class Place:
     @classmethod
     def on_command_line(cls, number: int, override: str = "") -> Place:
         """Place of an override; with its text, messages quote that instead of a key."""
-        return cls(rank=1, line=number, source=COMMAND_LINE, override=override)
+        return cls(rank=2, line=number, source=COMMAND_LINE, override=override)
 
     @property
     def is_override(self) -> bool:
-        return self.rank == 1
+        return self.rank == 2
 
     def problem(self, key: str, message: str) -> Problem:
         """A finding here; an override's text stands in place of the key."""
@@ -115,6 +115,16 @@ class Node:
             return {None: "null", True: "true", False: "false"}[self.value]
         return repr(self.value)
 
+    def written_over(self) -> Node:
+        """A copy that counts as written over a config."""
+        value = self.value
+        if self.is_mapping:
+            value = {key: child.written_over() for key, child in value.items()}
+        elif self.is_list:
+            value = [child.written_over() for child in value]
+        places = {key: replace(place, rank=1) for key, place in self.key_places.items()}
+        return Node(value, replace(self.place, rank=1), places)
+
     def put(self, key: Any, child: Node) -> None:
         """Set an entry of a mapping."""
         self.value[key] = child
@@ -149,19 +159,22 @@ def write_inline(data: Any) -> str:
     ]
 
 
-def parse(text: str, source: str, findings: Findings) -> Node:
+def parse(text: str, source: str, findings: Findings, *, sections: str = _SECTIONS) -> Node:
     """Read YAML text. Duplicate keys and tags are noted in `findings`.
+
+    Args:
+        sections: said of a text that is no mapping: what it should hold.
 
     Raises:
         ConfigError: the text is not YAML, or not a mapping; nothing else can be said about it then.
     """
     root = _compose(text, source)
     if root is None:
-        raise ConfigError([Problem(source, "", f"the file is empty; {_SECTIONS}")])
+        raise ConfigError([Problem(source, "", f"the file is empty; {sections}")])
     node = _Converter(lambda mark: Place(0, mark.line + 1, mark.column + 1, source), findings).convert(root, "")
     if not node.is_mapping:
         python = " (this looks like Python; a config is YAML)" if source.endswith(".py") else ""
-        message = f"expected a mapping, got {node.describe()}{python}; {_SECTIONS}"
+        message = f"expected a mapping, got {node.describe()}{python}; {sections}"
         raise ConfigError([Problem(str(node.place), "", message)])
     return node
 
@@ -185,6 +198,15 @@ def apply_override(root: Node, override: str, number: int, findings: Findings) -
         value = _Converter(lambda mark: inside, findings).convert(composed, path)
         value.place = place
     _put(root, path.split("."), value, inside, findings)
+
+
+def put_value(root: Node, key: str, value: Node, findings: Findings) -> None:
+    """Write a value of a sweep's variant at a dotted key, as `apply_override` writes one of the command line."""
+    if not all(key.split(".")):
+        findings.add(value.place, "", f"expected a dotted key, e.g. train.lr, got '{key}'")
+        return
+    value = value.written_over()
+    _put(root, key.split("."), value, value.place, findings)
 
 
 def _put(root: Node, steps: Sequence[str], value: Node, inside: Place, findings: Findings) -> None:

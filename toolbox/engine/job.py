@@ -105,23 +105,12 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     keep_files(config.plugins, folder.path)
     device = device_of(config)
     train_set = open_dataset(config, "train")
-    if len(train_set) == 0:
-        raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
     val_set = open_dataset(config, "val") if config.data.val is not None else None
-    if val_set is not None:
-        with placed(config.data.val):
-            check_classes(train_set.classes, val_set, "data.train", "data.val")
-        warn_of_shared_images(train_set, val_set)
-    check_channels(config, train_set, val_set)
-    check_objects(config, train_set)
-    check_ground_truth(config, train_set)
-
-    known: dict[str, Any] = {
-        "classes": train_set.classes,
-        "skeleton": train_set.skeleton,
-        "channels": channels_of(train_set),
-    }
+    check_data(config, train_set, val_set)
+    known = known_of(train_set)
     build_optimizer(config, check_wiring(config, **known))  # before weights are downloaded
+    if val_set is not None:
+        warn_of_shared_images(train_set, val_set)
 
     seed_step(settings.seed, -1)  # the moment before the first step
     model = build_detector(config, **known)
@@ -140,6 +129,27 @@ def prepare(config: Config, folder: RunFolder) -> Job:
         state=TrainingState(model, optimizer, scaler, ema),
         schedule=settings.schedule.build(steps=settings.steps),
     )
+
+
+def check_data(config: Config, train_set: Dataset, val_set: Dataset | None) -> None:
+    """See that the data sets fit each other and what is to be trained.
+
+    Raises:
+        ToolboxError: what does not fit.
+    """
+    if len(train_set) == 0:
+        raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
+    if val_set is not None:
+        with placed(config.data.val):
+            check_classes(train_set.classes, val_set, "data.train", "data.val")
+    check_channels(config, train_set, val_set)
+    check_objects(config, train_set)
+    check_ground_truth(config, train_set)
+
+
+def known_of(train_set: Dataset) -> dict[str, Any]:
+    """What `build_detector` and `check_wiring` want to know of the data."""
+    return {"classes": train_set.classes, "skeleton": train_set.skeleton, "channels": channels_of(train_set)}
 
 
 def device_of(config: Config) -> torch.device:

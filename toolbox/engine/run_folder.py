@@ -35,6 +35,10 @@ CHANGEABLE = (
 )
 
 
+class RunLocked(ToolboxError):
+    """Another process is writing the run."""
+
+
 class RunFolder:
     """Names of a run's files, and the few ways to write them.
 
@@ -62,7 +66,8 @@ class RunFolder:
             resume: go on with the run that is there.
 
         Raises:
-            ToolboxError: another process owns it, it holds a run and `resume` is False, or files of something else.
+            RunLocked: another process owns it.
+            ToolboxError: it holds a run and `resume` is False, or files of something else.
             ConfigError: the run that is there has another config.
         """
         try:
@@ -80,25 +85,52 @@ class RunFolder:
     def _refuse_foreign(self) -> None:
         """A folder with other files than a run's is not written into: its config.yaml might be the user's own."""
         held = sorted(file.name for file in self.path.iterdir() if not file.name.startswith("."))
-        written = any(file.exists() for file in (self.checkpoint, self.model, self.metrics))
-        if held and not written and not (self.config.exists() and self.log.exists()):
+        if held and not self.held() and not (self.config.exists() and self.log.exists()):
             shown = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
             raise ToolboxError(f"{self.path}: holds files, but no run ({shown}); name a new or empty folder with --run")
 
+    def held(self) -> list[str]:
+        """Names of the files by which the folder holds a run."""
+        return [file.name for file in (self.checkpoint, self.model, self.metrics) if file.exists()]
+
     def _prepare(self, config: str, resume: bool) -> None:
         if not resume:
-            held = [file.name for file in (self.checkpoint, self.model, self.metrics) if file.exists()]
+            held = self.held()
             if held:
                 raise ToolboxError(
                     f"{self.path}: holds a run already ({', '.join(held)}); go on with it by --resume, "
                     "name another folder with --run, or remove this one"
                 )
         elif self.checkpoint.exists() and self.config.exists():
-            _check_same(self.config, config)
+            self.check_same(config)
         elif not self.checkpoint.exists():
             logger.warning("nothing to resume in %s: starting at step 0", self.path)
         with replacing(self.config) as file:
             file.write_text(config, encoding="utf-8")
+
+    def check_same(self, config: str) -> None:
+        """Refuse another config (resolved YAML) than the run was started with, but for what it may change.
+
+        Raises:
+            ConfigError: the keys that differ.
+        """
+        before = _flat(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        now = _flat(yaml.safe_load(config))
+        changed = [
+            key
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key) and not any(key == c or key.startswith(f"{c}.") for c in CHANGEABLE)
+        ]
+        ways = "a run is resumed with the config it was started with (give another --run for another config)"
+        if changed:
+            raise ConfigError(
+                [
+                    Problem(
+                        str(self.config), key, f"the run has {_said(before, key)}, now it is {_said(now, key)}; {ways}"
+                    )
+                    for key in changed
+                ]
+            )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -131,18 +163,24 @@ class RunFolder:
         """Drop the lines after `step`: what an interrupted run logged beyond its last checkpoint comes again."""
         if not self.metrics.exists():
             return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut short by a crash
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+        kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
         with replacing(self.metrics) as file:
             file.write_text("".join(kept), encoding="utf-8")
 
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; one that was cut short by a crash is left out."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict) and "step" in record:
+                    records.append(record)
+        return records
+
     def evaluated(self, step: int) -> bool:
         """Whether the evaluation after `step` is on record."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        return any("eval" in record and record["step"] == step for record in map(json.loads, lines))
+        return any("eval" in record and record["step"] == step for record in self.records())
 
     def write_evaluation(self, metrics: Mapping[str, Any]) -> None:
         """Replace `eval.json`."""
@@ -158,7 +196,7 @@ def _lock(file: IO[str], path: Path) -> None:
     except BlockingIOError:
         file.seek(0)
         owner = file.read().strip() or "unknown"
-        raise ToolboxError(
+        raise RunLocked(
             f"{path}: another process (pid {owner}) is writing this run; "
             "wait for it, stop it, or name another folder with --run"
         ) from None
@@ -180,28 +218,6 @@ def _logging_to(path: Path) -> Iterator[None]:
         logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()
-
-
-def _check_same(file: Path, config: str) -> None:
-    before = _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
-    now = _flat(yaml.safe_load(config))
-    changed = [
-        key
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key) and not any(key == c or key.startswith(f"{c}.") for c in CHANGEABLE)
-    ]
-    if changed:
-        raise ConfigError(
-            [
-                Problem(
-                    str(file),
-                    key,
-                    f"the run has {_said(before, key)}, now it is {_said(now, key)}; "
-                    "a run is resumed with the config it was started with (give another --run for another config)",
-                )
-                for key in changed
-            ]
-        )
 
 
 def _said(settings: Mapping[str, Any], key: str) -> str:

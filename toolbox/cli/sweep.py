@@ -1,0 +1,107 @@
+"""`rcnn sweep`: the variants of a base config, trained one by one, and their table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolbox.errors import ToolboxError
+
+if TYPE_CHECKING:
+    from toolbox.engine.sweep import Outcome, Run
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sweep, e.g. configs/paper/table_2c.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Overrides of all variants, e.g. train.device=cpu."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="Folder of the sweep; by default runs/ and the file's name.", show_default=False),
+    ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="The form that trains in minutes, on synthetic images.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="VARIANT", help="Train this variant; may be repeated.", show_default=False),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Instead of the file's, e.g. 0,1,2.", show_default=False)
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; the table of what is there.")] = False,
+) -> None:
+    """Train the variants of a base config and put their results into one table.
+
+    All configs are checked before anything trains. Each variant with each seed is an ordinary run, in
+    DIR/VARIANT/seed-N, and DIR gets table.md and table.json. The same command goes on with a sweep that was stopped, and
+    only prints the table of one that is finished. Several of it side by side share the runs.
+    """
+    from toolbox.sweep_file import precheck_sweep, read_sweep
+
+    wanted = _seeds(seeds)
+    precheck_sweep(read_sweep(file, overrides or (), small=small))
+    from toolbox.engine.sweep import check_runs, load_sweep, runs_of
+    from toolbox.engine.sweep_markdown import markdown
+    from toolbox.engine.sweep_table import read_table
+    from toolbox.weights import replacing
+
+    checked = load_sweep(file, overrides or (), small=small)
+    folder = run or Path("runs") / (f"{file.stem}-small" if small else file.stem)
+    outcome = None
+    if not table:
+        runs = runs_of(checked, folder, only=only or (), seeds=wanted)
+        waiting = [run for run in runs if not run.finished]
+        if waiting:
+            check_runs(runs)
+            outcome = _train(runs)
+    result = read_table(checked, folder, seeds=wanted)
+    if folder.is_dir():
+        for name, text in (("table.md", markdown(result)), ("table.json", result.to_json())):
+            with replacing(folder / name) as path:
+                path.write_text(text, encoding="utf-8")
+    typer.echo(markdown(result), nl=False)
+    if outcome is not None:
+        _report(outcome)
+
+
+def _seeds(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts) or len({*map(int, parts)}) < len(parts):
+        raise ToolboxError(f"--seeds is different whole numbers with commas between, e.g. 0,1,2, not '{text}'")
+    return tuple(map(int, parts))
+
+
+def _train(runs: list[Run]) -> Outcome:
+    from toolbox.cli.progress_line import progress_line
+    from toolbox.engine.sweep import train_runs
+
+    with progress_line() as progress:
+
+        def announce(number: int, run: Run) -> None:
+            if progress.shown:  # elsewhere the log says so
+                progress.clear()
+                typer.echo(f"run {number + 1} of {len(runs)}: {run}")
+
+        return train_runs(runs, on_run=announce, on_progress=progress)
+
+
+def _report(outcome: Outcome) -> None:
+    """What the table does not say; and the exit status that belongs to it."""
+    for run in outcome.locked:
+        typer.echo(
+            f"{run}: another process is at it; the same command prints the whole table once it is done", err=True
+        )
+    for run, why in outcome.diverged:
+        typer.echo(f"{run}: {why}", err=True)
+    if outcome.stopped:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130)
+    if outcome.diverged:
+        raise typer.Exit(1)
