@@ -151,6 +151,9 @@ class InstanceHead(Protocol):
         """Kept values (D, …) of one image and its boxes (D, 4) in original pixels → fields of `Detections`.
 
         Keys `masks` and `keypoints` become those fields, any other key goes to `extras`; each value has D entries.
+        A head that works on the network's pixels also takes `network_boxes: Tensor` (D, 4), the boxes in network
+        pixels, and `network_size: tuple[int, int]`, height and width of the image there, both by keyword; what it kept
+        then comes on the device, where it otherwise comes on the host.
         """
         ...
 

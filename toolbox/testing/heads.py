@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolbox.models.postprocess import finish
 from toolbox.structures import Regions, Targets
 from toolbox.testing.case import (
     Case,
@@ -125,7 +126,7 @@ def _prediction(case: Case) -> None:
         expect(wild is None, f"what predict keeps is not finite, R = {count}")
         boxes = regions.rois[:, 1:].clone()
         boxes[:1] = torch.tensor([-5.0, -5, 200, 200])  # larger than the image
-        fields = head.to_image(values, boxes, *_SCENE)
+        fields = finish(head, values, boxes, _SCENE, boxes * 2, (2 * _SCENE[0], 2 * _SCENE[1]))
         expect(isinstance(fields, Mapping) and bool(fields), f"to_image returns {fields!r}, not field → values")
         lengths = {name: len(value) for name, value in fields.items()}
         expect(set(lengths.values()) == {count}, f"to_image returns fields of lengths {lengths} for D = {count}")
