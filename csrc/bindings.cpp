@@ -18,7 +18,7 @@ namespace toolbox {
 namespace {
 
 // Raised with every change of what Python sees, so that a stale build is noticed (_INTERFACE in toolbox/ops/native.py).
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 // What stays the same from call to call, checked once: a Request without maps and regions.
 Request make_settings(const std::vector<double>& scales, const std::vector<int>& numbers, int pooled_height,
@@ -91,11 +91,19 @@ void forward_cuda(const Request& request, uint64_t pooled, uint64_t winners, int
                     reinterpret_cast<void*>(stream));
 }
 
-void backward_cuda(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, uint64_t winners,
-                   bool deterministic, int device, uint64_t stream) {
+void backward_cuda(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, int device,
+                   uint64_t stream) {
   const py::gil_scoped_release released;
-  pool_backward_cuda(request, reinterpret_cast<const void*>(pooled), pointers(gradients).data(),
-                     reinterpret_cast<const int64_t*>(winners), deterministic, device, reinterpret_cast<void*>(stream));
+  pool_backward_cuda(request, reinterpret_cast<const void*>(pooled), pointers(gradients).data(), device,
+                     reinterpret_cast<void*>(stream));
+}
+
+void collect_cuda(const Request& request, uint64_t pooled, const std::vector<uint64_t>& gradients, uint64_t winners,
+                  uint64_t workspace, int device, uint64_t stream) {
+  const py::gil_scoped_release released;
+  pool_collect_cuda(request, reinterpret_cast<const void*>(pooled), pointers(gradients).data(),
+                    reinterpret_cast<const int64_t*>(winners), reinterpret_cast<void*>(workspace), device,
+                    reinterpret_cast<void*>(stream));
 }
 #endif
 
@@ -122,7 +130,10 @@ PYBIND11_MODULE(_native, module) {
   module.def("forward_cuda", &forward_cuda, py::arg("request"), py::arg("pooled"), py::arg("winners"),
              py::arg("device"), py::arg("stream"));
   module.def("backward_cuda", &backward_cuda, py::arg("request"), py::arg("pooled"), py::arg("gradients"),
-             py::arg("winners"), py::arg("deterministic"), py::arg("device"), py::arg("stream"));
+             py::arg("device"), py::arg("stream"));
+  module.def("collect_workspace", &collect_workspace, py::arg("request"));
+  module.def("collect_cuda", &collect_cuda, py::arg("request"), py::arg("pooled"), py::arg("gradients"),
+             py::arg("winners"), py::arg("workspace"), py::arg("device"), py::arg("stream"));
 #else
   module.attr("WITH_CUDA") = false;
 #endif

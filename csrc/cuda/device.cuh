@@ -92,7 +92,7 @@ __device__ __forceinline__ void add_atomic(double* to, const double* values) {
   for (int v = 0; v < V; ++v) atomicAdd(to + v, values[v]);
 }
 __device__ __forceinline__ void add_four(float* to, const float* values) {
-#if defined(TOOLBOX_CUDA_ON_HOST) || __CUDA_ARCH__ >= 900
+#if defined(TOOLBOX_CUDA_ON_HOST) || (__CUDA_ARCH__ >= 900 && CUDART_VERSION >= 12010)
   atomicAdd(reinterpret_cast<float4*>(to), float4{values[0], values[1], values[2], values[3]});
 #else
   for (int v = 0; v < 4; ++v) atomicAdd(to + v, values[v]);
@@ -142,12 +142,27 @@ __device__ __forceinline__ int64_t pooled_index(const Request& request, const Po
   return (place.region * request.channels + place.channel) * request.bins() + bin;
 }
 
-// Whether V channels can be read, and the pooled ones written, at once.
+// Gradient maps of the levels.
+struct Gradients {
+  void* levels[kMaxLevels];
+};
+
+inline Gradients gradients_of(const Request& request, void* const* addresses) {
+  Gradients gradients = {};
+  for (int level = 0; level < request.num_levels; ++level) gradients.levels[level] = addresses[level];
+  return gradients;
+}
+
+inline bool on_pack(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
+// Whether kPacked<T> channels can be read, and the pooled ones or the gradients written, at once.
 template <class T>
-inline bool packs_fit(const Request& request, const void* pooled) {
-  bool fit = request.channels_last && request.channels % kPacked<T> == 0;
-  fit = fit && reinterpret_cast<uintptr_t>(pooled) % 16 == 0;
-  for (int level = 0; level < request.num_levels; ++level) fit = fit && request.levels[level].features % 16 == 0;
+inline bool packs_fit(const Request& request, const void* pooled, const Gradients* gradients = nullptr) {
+  bool fit = request.channels_last && request.channels % kPacked<T> == 0 && on_pack(pooled);
+  for (int level = 0; level < request.num_levels; ++level) {
+    fit = fit && on_pack(reinterpret_cast<const void*>(request.levels[level].features));
+    fit = fit && (gradients == nullptr || on_pack(gradients->levels[level]));
+  }
   return fit;
 }
 
@@ -239,6 +254,11 @@ struct PoolRegion {
         x(pool_axis(roi[1], roi[3], A(level.scale), request.pooled_width)) {}
 };
 
+// What won a maximum, as one number: a sample's place in its bin, or a cell's in its map. -1 stands for none.
+__device__ __forceinline__ int64_t winner_at(int y, int x) { return int64_t(y) << 32 | x; }
+__device__ __forceinline__ int winner_y(int64_t winner) { return static_cast<int>(winner >> 32); }
+__device__ __forceinline__ int winner_x(int64_t winner) { return static_cast<int>(winner & 0xffffffff); }
+
 // The best candidate of a bin so far; NaN is taken, and then kept.
 template <class A>
 struct Maximum {
@@ -254,7 +274,7 @@ struct Maximum {
   }
 };
 
-// Largest sample of a bin, and which: sample_y * samples_x + sample_x. A sample outside the map counts as zero.
+// Largest sample of a bin, and which. A sample outside the map counts as zero.
 template <int V, class T, class A>
 __device__ void align_maximum(const Plane<const T>& plane, const Level& level, const AlignRegion<A>& region, int bin_y,
                               int bin_x, Maximum<A>* best) {
@@ -269,7 +289,7 @@ __device__ void align_maximum(const Plane<const T>& plane, const Level& level, c
       if (!x.inside) continue;
       A values[V];
       sample_values<V>(plane, y, x, values);
-      for (int v = 0; v < V; ++v) best[v].offer(values[v], int64_t(iy) * region.x.samples + ix);
+      for (int v = 0; v < V; ++v) best[v].offer(values[v], winner_at(iy, ix));
       ++inside;
     }
   }
@@ -278,7 +298,7 @@ __device__ void align_maximum(const Plane<const T>& plane, const Level& level, c
   }
 }
 
-// Largest cell of a bin, and which: y * width + x.
+// Largest cell of a bin, and which.
 template <int V, class T, class A>
 __device__ void pool_maximum(const Plane<const T>& plane, const Level& level, const PoolRegion<A>& region, int bin_y,
                              int bin_x, Maximum<A>* best) {
@@ -288,7 +308,7 @@ __device__ void pool_maximum(const Plane<const T>& plane, const Level& level, co
     for (int x = xs.first; x < xs.last; ++x) {
       A values[V];
       load<V>(&plane.at(y, x), values);
-      for (int v = 0; v < V; ++v) best[v].offer(values[v], int64_t(y) * level.width + x);
+      for (int v = 0; v < V; ++v) best[v].offer(values[v], winner_at(y, x));
     }
   }
 }

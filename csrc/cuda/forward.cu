@@ -66,6 +66,31 @@ void run_forward(const Request& request, T* pooled, int64_t* winners, cudaStream
   }
 }
 
+// Whether code for this device is here: of its own generation and not newer, or PTX of the newest to be translated.
+bool compiled_for(int capability) {
+  constexpr int kCompiled[] = {__CUDA_ARCH_LIST__};  // 750, 800, …
+  int newest = 0;
+  for (const int arch : kCompiled) {
+    if (arch / 100 == capability / 100 && arch <= capability) return true;
+    newest = arch > newest ? arch : newest;
+  }
+  return newest <= capability;
+}
+
+// Why no device can run what was compiled; one that can is enough.
+std::string device_problem(int devices) {
+  std::string found;
+  for (int device = 0; device < devices; ++device) {
+    int major = 0, minor = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking what a device can do");
+    check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "asking what a device can do");
+    if (compiled_for(major * 100 + minor * 10)) return "";
+    found = "not compiled for this GPU (sm_" + std::to_string(major) + std::to_string(minor) +
+            "; build again with TOOLBOX_CUDA_ARCHS=" + std::to_string(major) + std::to_string(minor) + ")";
+  }
+  return devices > 0 ? found : "no CUDA device";
+}
+
 }  // namespace
 
 std::string cuda_problem() {
@@ -80,7 +105,7 @@ std::string cuda_problem() {
            " at most (update the driver, or rebuild with an older toolkit)";
   }
   if (status != cudaSuccess) return cudaGetErrorString(status);
-  return devices > 0 ? "" : "no CUDA device";
+  return device_problem(devices);
 }
 
 void pool_forward_cuda(const Request& request, void* pooled, int64_t* winners, int device, void* stream) {

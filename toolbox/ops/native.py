@@ -20,7 +20,7 @@ from torch import Tensor
 
 from toolbox.ops.arguments import PoolSettings, bad_image_index
 
-_INTERFACE = 2  # kInterface in csrc/bindings.cpp
+_INTERFACE = 3  # kInterface in csrc/bindings.cpp
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -147,7 +147,10 @@ def backward(
         channels_last: layout of the levels, and of their gradients.
     """
     layout = layout_of(channels_last)
-    dtype = torch.float64 if pooled.dtype == torch.float64 else torch.float32
+    summed = torch.float64 if pooled.dtype == torch.float64 else torch.float32
+    # Where one thread owns a cell its sum is written once, in the type that is asked for.
+    collecting = not _on_cpu(pooled) and torch.are_deterministic_algorithms_enabled()
+    dtype = pooled.dtype if collecting else summed
     gradients = [
         torch.empty(shapes[i : i + 4], dtype=dtype, device=pooled.device, memory_format=layout)
         for i in range(0, len(shapes), 4)
@@ -158,14 +161,18 @@ def backward(
     else:
         pooled = pooled.contiguous(memory_format=layout)
         features = [level.contiguous(memory_format=layout) for level in features]
-        rois = _as_read(rois, dtype)
+        rois = _as_read(rois, summed)
         addresses = [level.data_ptr() for level in features] or [0] * len(gradients)
         request = _request(addresses, shapes, rois, settings, channels_last, pooled.dtype)
-        _run_backward(request, pooled, gradients, averaging=not features)
+        if collecting:
+            _collect(request, pooled, gradients, averaging=not features)
+        else:
+            _add_up(request, pooled, gradients)
     return [gradient.to(pooled.dtype) for gradient in gradients]
 
 
-def _run_backward(request: Any, pooled: Tensor, gradients: list[Tensor], averaging: bool) -> None:
+def _add_up(request: Any, pooled: Tensor, gradients: list[Tensor]) -> None:
+    """Gradients the fast way: on CUDA with atomics, whose order no run repeats."""
     addresses = [gradient.data_ptr() for gradient in gradients]
     if _on_cpu(pooled):
         _extension.backward_cpu(request, pooled.data_ptr(), addresses, torch.get_num_threads())
@@ -173,14 +180,21 @@ def _run_backward(request: Any, pooled: Tensor, gradients: list[Tensor], averagi
     for gradient in gradients:
         gradient.zero_()  # the kernels add
     with _cuda_queue(pooled.device) as queue:
-        deterministic = torch.are_deterministic_algorithms_enabled()
+        _extension.backward_cuda(request, pooled.data_ptr(), addresses, *queue)
+
+
+def _collect(request: Any, pooled: Tensor, gradients: list[Tensor], averaging: bool) -> None:
+    """Gradients the same in every run, on CUDA."""
+    addresses = [gradient.data_ptr() for gradient in gradients]
+    marks = torch.zeros(_extension.collect_workspace(request), dtype=torch.uint8, device=pooled.device)
+    with _cuda_queue(pooled.device) as queue:
         winners = None
-        if deterministic and not averaging:
-            # Which candidate won each maximum: with it a cell can collect its gradient without atomics.
+        if not averaging:
+            # Which candidate won each maximum: with it a cell can collect its gradient.
             winners = torch.empty(pooled.numel(), dtype=torch.int64, device=pooled.device)
             _extension.forward_cuda(request, 0, winners.data_ptr(), *queue)
         winners_address = 0 if winners is None else winners.data_ptr()
-        _extension.backward_cuda(request, pooled.data_ptr(), addresses, winners_address, deterministic, *queue)
+        _extension.collect_cuda(request, pooled.data_ptr(), addresses, winners_address, marks.data_ptr(), *queue)
 
 
 def _on_cpu(tensor: Tensor) -> bool:
