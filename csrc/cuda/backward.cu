@@ -33,7 +33,8 @@ __device__ __forceinline__ void add_sample(const Plane<A>& plane, const AlignPoi
 
 // One thread, V pooled gradients of a bin, spread with atomics.
 template <class T, Method method, int V>
-__global__ void __launch_bounds__(kThreads) spread_kernel(Request request, const T* pooled, Gradients gradients) {
+__global__ void __launch_bounds__(kThreads) spread_kernel(const __grid_constant__ Request request, const T* pooled,
+                                                          const __grid_constant__ Gradients gradients) {
   using A = typename Accumulate<T>::type;
   const int64_t total = request.output_size() / V;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;

@@ -130,7 +130,8 @@ __device__ __forceinline__ void gather(const Request& request, const Region& reg
 // have met once more, and so are through with it.
 template <class T, Method method, int V>
 __global__ void __launch_bounds__(kThreads)
-    collect_kernel(Request request, Tiles tiles, const T* pooled, const int64_t* winners, Gradients gradients) {
+    collect_kernel(const __grid_constant__ Request request, const __grid_constant__ Tiles tiles, const T* pooled,
+                   const int64_t* winners, const __grid_constant__ Gradients gradients) {
   using A = typename Accumulate<T>::type;
   __shared__ Weights<A> staged[2];
   int turn = 0;

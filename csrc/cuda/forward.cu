@@ -21,7 +21,8 @@ __device__ void align_average(const Plane<const T>& plane, const Level& level, c
 
 // One thread, V channels of one bin. With `winners` the values are not written.
 template <class T, Method method, int V>
-__global__ void __launch_bounds__(kThreads) pool_kernel(Request request, T* pooled, int64_t* winners) {
+__global__ void __launch_bounds__(kThreads)
+    pool_kernel(const __grid_constant__ Request request, T* pooled, int64_t* winners) {
   using A = typename Accumulate<T>::type;
   const int64_t total = request.output_size() / V;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;

@@ -90,7 +90,8 @@ __device__ __forceinline__ BinRange bins_near(const Axis& axis, int bins, int ce
 // One thread, one region and one row of tiles of its map: mark it where it reaches them. Bits start at zero. An atomic
 // "or" comes to the same in any order.
 template <class A, Method method>
-__global__ void __launch_bounds__(kThreads) mark_kernel(Request request, Tiles tiles) {
+__global__ void __launch_bounds__(kThreads)
+    mark_kernel(const __grid_constant__ Request request, const __grid_constant__ Tiles tiles) {
   const int64_t total = request.regions * tiles.most_rows;
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
   for (int64_t index = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; index < total; index += step) {

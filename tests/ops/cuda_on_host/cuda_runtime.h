@@ -15,6 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __grid_constant__
 #define __shared__ static
 #define __CUDA_ARCH_LIST__ 900
 #define __launch_bounds__(...)
