@@ -175,7 +175,8 @@ class BuildNative(build_ext):
         nvcc = home / "bin" / "nvcc"
         out = Path(self.build_temp) / "cuda"
         out.mkdir(parents=True, exist_ok=True)
-        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", f"-I{CSRC}", *gencode_flags(nvcc)]
+        flags = ["-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall", "-Xfatbin=-compress-all"]
+        flags += [f"-I{CSRC}", *gencode_flags(nvcc)]
         flags += ["-Werror=all-warnings", "-Xcompiler=-Werror"] if is_set("TOOLBOX_STRICT") else []
         stamp = out / "flags"
         if not stamp.exists() or stamp.read_text() != " ".join(flags):

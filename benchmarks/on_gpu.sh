@@ -67,12 +67,13 @@ packages() { # only what is missing, only from the carried wheels, and nothing t
 build() {
     local cap
     cap=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d '.')
-    TOOLBOX_CUDA=1 TOOLBOX_CUDA_ARCHS=${TOOLBOX_CUDA_ARCHS:-$cap} "$python" setup.py build_ext --inplace
+    [ -n "$cap" ] && export TOOLBOX_CUDA_ARCHS=${TOOLBOX_CUDA_ARCHS:-$cap} # else setup.py's own choice
+    TOOLBOX_CUDA=1 "$python" setup.py build_ext --inplace
 }
 
 cuda_tests() { "$python" -m pytest -q -m cuda tests; }
 
-sanitizer() { # memcheck or racecheck
+sanitizer() { # memcheck, racecheck or synccheck
     local tool
     tool=$(command -v compute-sanitizer) || tool=${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer
     [ -x "$tool" ] || { echo "compute-sanitizer is not available: not installed"; return 77; }
@@ -97,7 +98,8 @@ step build build
 step cuda_tests cuda_tests
 step memcheck sanitizer memcheck
 step racecheck sanitizer racecheck
-SHOW=80 step ops "$python" benchmarks/ops.py --json "$out/ops.json"
+step synccheck sanitizer synccheck
+SHOW=80 step ops "$python" benchmarks/ops.py --device cuda --json "$out/ops.json"
 SHOW=80 step infer "$python" benchmarks/infer.py
 if [ -n "$data" ]; then
     step train_nuclei train_nuclei

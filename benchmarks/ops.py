@@ -1,21 +1,30 @@
-"""RoIAlign and RoIPool: ours beside torchvision's, in one process, interleaved, on the CPU or a GPU.
+"""RoIAlign and RoIPool: ours beside the peers', in one process, interleaved, on the CPU or a GPU.
 
     python benchmarks/ops.py [--device cpu|cuda] [--threads 1 2] [--repeats 7] [--only FPN] [--json FILE]
 
-A row is a case in one direction: the fastest of the repeats in milliseconds, how many times faster ours is, and the
-largest difference of the results. torchvision gets contiguous maps, which it likes best; ours both layouts, and in the
-forward direction also an output to reuse.
+A row is a case in one direction: the fastest of the repeats in milliseconds, how many times faster ours is than
+torchvision's, and the largest difference of the results. The peers get contiguous maps, which they like best; ours both
+layouts, and in the forward direction also an output to reuse. Detectron2's RoIAlign stands in a column of its own where
+it can be imported.
+
+On a GPU there are two things more. "deterministic" is our backward under torch.use_deterministic_algorithms, beside
+torchvision's ordinary one, for its kernels have no such form. "floor" is the share of our channels-last time that a
+copy of the bytes takes that must be read and written at the least: forward the cells that any region reads, and the
+output; backward the gradient of the output, and those of the maps.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +35,8 @@ from toolbox import ops
 
 HEIGHT, WIDTH = 800, 1344
 STRIDES = (4, 8, 16, 32)
+Call = Callable[[], Tensor]
+DETECTRON2 = importlib.util.find_spec("detectron2") is not None
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,26 @@ class Case:
             return torchvision.ops.roi_pool(maps[0], rois, self.size, scale)
         return torchvision.ops.roi_align(maps[0], rois, self.size, scale, self.ratio or -1, True)
 
+    def detectron2(self, maps: Sequence[Tensor], rois: Tensor) -> Tensor:
+        """RoIAlign by Detectron2, whose RoIPool is torchvision's."""
+        from detectron2.layers import ROIAlign
+        from detectron2.modeling.poolers import ROIPooler
+        from detectron2.structures import Boxes
+
+        scales = [1 / stride for stride in STRIDES[: self.levels]]
+        if self.levels > 1:
+            pooler = ROIPooler(self.size, scales, self.ratio or 0, "ROIAlign").to(rois.device)
+            return pooler(list(maps), [Boxes(rois[:, 1:])])
+        return ROIAlign(self.size, scales[0], self.ratio or 0, aligned=True)(maps[0], rois)
+
+    def cells_read(self, maps: Sequence[Tensor], rois: Tensor) -> int:
+        """Cells of one channel that regions read, each counted once however often it is read."""
+        leaves = [torch.zeros_like(level[:, :1]).requires_grad_() for level in maps]
+        # An average's gradient reaches every cell that was read; a maximum reads as many.
+        averaging = self if self.ratio is not None else replace(self, ratio=0)
+        averaging.ours(leaves, rois).sum().backward()
+        return sum(int(leaf.grad.count_nonzero()) for leaf in leaves if leaf.grad is not None)
+
 
 CASES = (
     Case("FPN, 4 levels, ratio 2", levels=4),
@@ -91,79 +122,115 @@ CASES = (
 
 @dataclass(frozen=True)
 class Row:
-    """Fastest seconds of a case: torchvision's, ours by layout and output; and the largest difference."""
+    """Fastest seconds of a case: the peers', ours by layout and output; and the largest difference from torchvision's.
+
+    Attributes:
+        detectron2: None where it is not installed.
+        floor: share of `nhwc` that moving the bytes takes which must be moved; None on the CPU.
+    """
 
     case: str
     direction: str
     threads: int
     torchvision: float
+    detectron2: float | None
     nchw: float
     nhwc: float
     nhwc_reused: float | None
     difference: float
+    floor: float | None = None
 
     def __str__(self) -> str:
         def beside(seconds: float | None) -> str:
-            return " " * 16 if seconds is None else f"{1000 * seconds:8.2f} ({self.torchvision / seconds:4.1f}x)"
+            return " " * 16 if seconds is None else f"{1000 * seconds:8.3f} ({self.torchvision / seconds:4.1f}x)"
 
+        peer = "" if self.detectron2 is None else f"{1000 * self.detectron2:.3f}"
+        floor = "" if self.floor is None else f"{self.floor:.0%}"
         return (
-            f"{self.case:24} {self.direction:8} {self.threads:7} {1000 * self.torchvision:11.2f} "
-            f"{beside(self.nchw)} {beside(self.nhwc)} {beside(self.nhwc_reused)} {self.difference:9.1e}"
+            f"{self.case:24} {self.direction:13} {self.threads:7} {1000 * self.torchvision:11.3f} {peer:>10} "
+            f"{beside(self.nchw)} {beside(self.nhwc)} {beside(self.nhwc_reused)} {self.difference:9.1e} {floor:>5}"
         )
 
 
+HEADER = (
+    f"{'case':24} {'':13} threads torchvision {'Detectron2':>10} {'ours NCHW':>16} {'ours NHWC':>16} "
+    f"{'NHWC, reused':>16} {'max diff':>9} floor"
+)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """torch chooses what gives the same in every run."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 class Bench:
-    """Measures on one device; `synchronise` waits for it."""
+    """Measures on one device."""
 
     def __init__(self, device: torch.device, channels: int, repeats: int) -> None:
         self.device = device
         self.repeats = repeats
+        self.copied = bandwidth(device) if device.type == "cuda" else None
         torch.manual_seed(0)
         self.maps = [torch.randn(1, channels, HEIGHT // s, WIDTH // s, device=device) for s in STRIDES]
         self.last = [level.contiguous(memory_format=torch.channels_last) for level in self.maps]
 
-    def synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def seconds(self, call: Callable[[], Tensor]) -> tuple[float, Tensor]:
-        self.synchronise()
+    def seconds(self, call: Call) -> tuple[float, Tensor]:
+        """Of one call. A GPU is given several in a row, so that it does not wait for Python between them."""
+        calls = 10 if self.device.type == "cuda" else 1
+        synchronise(self.device)
         start = time.perf_counter()
-        result = call()
-        self.synchronise()
-        return time.perf_counter() - start, result
+        for _ in range(calls):
+            result = call()
+        synchronise(self.device)
+        return (time.perf_counter() - start) / calls, result
 
     def rows(self, case: Case, threads: int) -> list[Row]:
         rois = case.boxes().to(self.device)
         maps, last = self.maps[: case.levels], self.last[: case.levels]
+        peers: dict[str, Callable[..., Tensor]] = {"torchvision": case.torchvision}
+        if DETECTRON2 and case.ratio is not None:
+            peers["detectron2"] = case.detectron2
         with torch.no_grad():
             reused = case.ours(last, rois)
-            forward = self._best(
-                [
-                    lambda: case.torchvision(maps, rois),
-                    lambda: case.ours(maps, rois),
-                    lambda: case.ours(last, rois),
-                    lambda: case.ours(last, rois, reused),
-                ]
-            )
-        row = Row(case.name, "forward", threads, *forward[0], forward[1])
-        backward = self._best(
-            [
-                self._gradient(case.torchvision, maps, rois),
-                self._gradient(case.ours, maps, rois),
-                self._gradient(case.ours, last, rois),
-            ]
-        )
-        times = dict(zip(("torchvision", "nchw", "nhwc"), backward[0], strict=True))
-        return [row, replace(row, direction="backward", **times, nhwc_reused=None, difference=backward[1])]
+            calls: dict[str, Call] = {name: partial(pool, maps, rois) for name, pool in peers.items()}
+            calls["nchw"] = partial(case.ours, maps, rois)
+            calls["nhwc"] = partial(case.ours, last, rois)
+            calls["nhwc_reused"] = partial(case.ours, last, rois, reused)
+            pooled = reused.numel() * reused.element_size()
+            channel = self.maps[0].shape[1] * reused.element_size()
+        read = case.cells_read(last, rois) * channel if self.copied else 0
+        found = [self._row(case.name, "forward", threads, calls, pooled + read)]
+        calls = {name: self._gradient(pool, maps, rois) for name, pool in peers.items()}
+        calls["nchw"] = self._gradient(case.ours, maps, rois)
+        calls["nhwc"] = self._gradient(case.ours, last, rois)
+        written = sum(level.numel() * level.element_size() for level in maps)
+        found.append(self._row(case.name, "backward", threads, calls, pooled + written))
+        if self.copied is not None:
+            for name in ("nchw", "nhwc"):
+                calls[name] = deterministic()(calls[name])
+            found.append(self._row(case.name, "deterministic", threads, calls, pooled + written))
+        return found
 
-    def _gradient(self, pool: Callable[..., Tensor], maps: Sequence[Tensor], rois: Tensor) -> Callable[[], Tensor]:
+    def _row(self, case: str, direction: str, threads: int, calls: Mapping[str, Call], size: int) -> Row:
+        """Measure the calls, named as the fields of a row; `size` is the bytes that one must move."""
+        best, difference = self._best(list(calls.values()))
+        times: dict[str, float | None] = {"detectron2": None, "nhwc_reused": None}
+        times.update(zip(calls, best, strict=True))
+        row = Row(case, direction, threads, **times, difference=difference)  # type: ignore[arg-type]
+        return row if self.copied is None else replace(row, floor=size / self.copied / row.nhwc)
+
+    def _gradient(self, pool: Callable[..., Tensor], maps: Sequence[Tensor], rois: Tensor) -> Call:
         leaves = [level.detach().requires_grad_() for level in maps]
         pooled = pool(leaves, rois)
         given = torch.ones_like(pooled)
         return lambda: torch.autograd.grad(pooled, leaves, given, retain_graph=True)[0]
 
-    def _best(self, calls: Sequence[Callable[[], Tensor]]) -> tuple[list[float], float]:
+    def _best(self, calls: Sequence[Call]) -> tuple[list[float], float]:
         """Fastest seconds of each call, interleaved, and how far results are from the first's."""
         best = [float("inf")] * len(calls)
         difference = 0.0
@@ -177,6 +244,12 @@ class Bench:
                     difference = max(difference, (result - first).abs().max().item())
                 del result  # its memory is given back before the next call asks for as much
         return best, difference
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was asked of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def overhead(device: torch.device, repeats: int = 2000) -> dict[str, tuple[float, float]]:
@@ -200,15 +273,15 @@ def overhead(device: torch.device, repeats: int = 2000) -> dict[str, tuple[float
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy of 256 MB reads and writes: what no kernel can beat."""
-    source = torch.empty(1 << 26, device=device)
+    """Bytes a second that a copy of 1 GB, more than any cache holds, reads and writes."""
+    source = torch.empty(1 << 28, device=device)
     target = torch.empty_like(source)
     best = float("inf")
     for _ in range(10):
-        torch.cuda.synchronize()
+        synchronise(device)
         start = time.perf_counter()
         target.copy_(source)
-        torch.cuda.synchronize()
+        synchronise(device)
         best = min(best, time.perf_counter() - start)
     return 2 * source.numel() * source.element_size() / best
 
@@ -226,8 +299,7 @@ def main() -> None:
     bench = Bench(device, arguments.channels, arguments.repeats)
     print(
         f"{arguments.channels} channels, image {HEIGHT} × {WIDTH}, torch {torch.__version__}; ms, fastest of "
-        f"{arguments.repeats}\n{'case':24} {'':8} threads torchvision {'ours NCHW':>16} {'ours NHWC':>16} "
-        f"{'NHWC, reused':>16} {'max diff':>9}"
+        f"{arguments.repeats}\n{HEADER}"
     )
     rows = []
     for threads in arguments.threads if device.type == "cpu" else [1]:
@@ -241,15 +313,15 @@ def main() -> None:
     tiny = overhead(device)
     for title, (peer, own) in tiny.items():
         print(f"tiny call, {title}: torchvision {peer:.1f} us, ours {own:.1f} us")
-    figures = {
+    figures: dict[str, object] = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "rows": [asdict(row) for row in rows],
         "tiny_call_us": tiny,
     }
-    if device.type == "cuda":
-        figures["copy_bytes_per_second"] = bandwidth(device)
-        print(f"a copy moves {figures['copy_bytes_per_second'] / 1e9:.0f} GB/s")
+    if bench.copied is not None:
+        figures["copy_bytes_per_second"] = bench.copied
+        print(f"a copy moves {bench.copied / 1e9:.0f} GB/s, reading and writing together")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

@@ -65,12 +65,31 @@ def test_deterministic_gradients_repeat_bit_by_bit(make_rois, method) -> None:
 
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("method", METHODS)
-def test_odd_boxes_do_what_they_do_on_the_cpu(odd_rois, layout, method) -> None:
+def test_many_regions_are_collected_as_on_the_cpu(make_rois, layout, method) -> None:
+    maps = [torch.randn(2, 70, s, s + 3, dtype=torch.float64).contiguous(memory_format=layout) for s in (45, 22)]
+    rois, weight = make_rois(500, 2, 180.0, 180.0, torch.float64), torch.randn(500, 70, 5, 3)
+    want = run(maps, rois, settings(method), weight)[1]
+    torch.use_deterministic_algorithms(True)
+    try:
+        got = run([level.cuda() for level in maps], rois.cuda(), settings(method), weight)[1]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("method", METHODS)
+def test_odd_boxes_do_what_they_do_on_the_cpu(odd_rois, deterministic, layout, method) -> None:
     maps = [torch.rand(1, 10, 10, 12).contiguous(memory_format=layout), torch.rand(1, 10, 5, 6)]
     weight = torch.ones(len(odd_rois), 10, 5, 3)
     for ratio in (0, 2):
         want, want_grads = run(maps, odd_rois, settings(method, ratio), weight)
-        got, got_grads = run([level.cuda() for level in maps], odd_rois.cuda(), settings(method, ratio), weight)
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            got, got_grads = run([level.cuda() for level in maps], odd_rois.cuda(), settings(method, ratio), weight)
+        finally:
+            torch.use_deterministic_algorithms(False)
         torch.testing.assert_close(got, want)
         torch.testing.assert_close(got_grads, want_grads)
 
