@@ -101,6 +101,7 @@ std::string cuda_problem() {
     int built = 0, driver = 0;
     cudaRuntimeGetVersion(&built);
     cudaDriverGetVersion(&driver);
+    if (driver == 0) return "no CUDA driver";
     return "built for CUDA " + std::to_string(built / 1000) + "." + std::to_string(built % 1000 / 10) +
            ", but the driver serves CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10) +
            " at most (update the driver, or rebuild with an older toolkit)";
