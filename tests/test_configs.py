@@ -24,6 +24,8 @@ def small(path: Path) -> toolbox.schema.Config:
     overrides = []
     if config.model["backbone"]["weights"] is not None:
         overrides += ["model.backbone.weights=null", "model.backbone.norm=bn"]
+    if config.model["roi_stage"] is not None:
+        overrides += ["model.roi_stage.weights=null", "model.roi_stage.norm=bn"]
     return toolbox.load_config(path, overrides)
 
 

@@ -115,6 +115,11 @@ def check_ground_truth(config: Config, dataset: Any) -> None:
         raise ConfigError(problems)
 
 
+def uses_joints(config: Config) -> bool:
+    """Whether a part of the model takes the skeleton."""
+    return any("skeleton" in plan.wired for plan in (config.model, *_plans(config.model)))
+
+
 def attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
     """What `build` makes, or None with its problems added."""
     try:
@@ -166,6 +171,13 @@ def _build_regions(plan: Plan, features: dict[str, FeatureSpec]) -> tuple[Any, A
     """The box branch's extractor, the RoI stage or None, and what comes out of both."""
     extractor = plan["box"]["extractor"].build(in_features=features)
     stage = plan["roi_stage"] and plan["roi_stage"].build(in_shape=extractor.out_shape)
+    head: Plan = plan["box"]["head"]
+    if stage is None and getattr(head.cls, "needs_roi_stage", False):
+        message = (
+            f"{head.cls.__name__} has no layers between the pooled regions and its predictions, and there is no "
+            "model.roi_stage either; add one (C4 models: {type: ResNetStage, stage: 5, …}), or take TwoFCBoxHead"
+        )
+        raise ConfigError([head.problem(message)])
     return extractor, stage, (stage or extractor).out_shape
 
 

@@ -22,7 +22,7 @@ MISTAKES: tuple[Mistake, ...] = (
     edit("FPN over maps whose strides do not double", "{type: ResNet, depth: 18, norm: gn}\n  neck: {type: FPN",
          "{type: ResNet, depth: 18, norm: gn, out: [c2, c4]}\n  neck: ^{type: FPN", ["c2", "stride", "16"], "double"),
     edit("dilated C5 under an FPN", "{type: ResNet, depth: 18, norm: gn}\n  neck: {type: FPN",
-         "{type: ResNet, depth: 50, norm: gn, dilate_c5: true}\n  neck: ^{type: FPN", "c5", "double"),
+         "{type: ResNet, depth: 50, norm: gn, dilated_c5: true}\n  neck: ^{type: FPN", "c5", "double"),
     edit("extractor reads a map that is not there", MASK_EXTRACTOR, "{type: RoIAlign, output_size: 6, features: ^[p7]}",
          "no feature map named p7", "p2, p3, p4, p5, p6"),
     edit("C4 stage wants other channels", "  instance:\n    mask:\n      extractor: {type: RoIAlign, output_size: 6}\n",

@@ -4,153 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from toolbox.models.backbones.residual import (
+    BlockNorm,
+    architecture_name,
+    check_blocks,
+    conv_norm,
+    init_residual,
+    make_norm,
+    make_stage,
+)
 from toolbox.models.backbones.weights import load_backbone_weights, pretrained_sought
-from toolbox.models.heads.layers import group_norm
 from toolbox.registry import BACKBONES, ROI_STAGES
 from toolbox.structures import FeatureSpec, PixelStats, RoIShape
 
 logger = logging.getLogger("toolbox")
-
-BlockNorm = Literal["frozen_bn", "bn", "gn"]
-LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-
-def conv_norm(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
-    """Convolution and norm; fixed statistics are folded into the weights, which saves a pass over the activations."""
-    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
-    if not fixed:
-        return norm(convolution(x))
-    scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift: Tensor = norm.bias - norm.running_mean * scale
-    weight = convolution.weight * scale[:, None, None, None]
-    return F.conv2d(
-        x,
-        weight.to(convolution.weight.dtype),
-        shift.to(convolution.weight.dtype),
-        convolution.stride,
-        convolution.padding,
-        convolution.dilation,
-        convolution.groups,
-    )
-
-
-def make_norm(norm: BlockNorm, channels: int) -> nn.Module:
-    """The norm layer of a block."""
-    if norm == "gn":
-        return group_norm(channels)
-    return FrozenBatchNorm2d(channels) if norm == "frozen_bn" else nn.BatchNorm2d(channels)
-
-
-class ResidualBlock(nn.Module):
-    """A basic (two 3×3) or bottleneck (1×1, 3×3, 1×1) block.
-
-    Args:
-        in_channels: channels coming in.
-        planes: torchvision's `planes`, 64 to 512.
-        stride: of the block.
-        dilation: of its 3×3 convolution.
-        bottleneck: which of the two.
-        groups, width: of the bottleneck's 3×3 convolution (ResNeXt 32×8d: 32 and 8; ResNet: 1 and 64).
-        norm: norm after each convolution.
-        stride_in_1x1: put the bottleneck's stride on its first convolution, as Caffe's weights have it.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        *,
-        stride: int,
-        dilation: int,
-        bottleneck: bool,
-        groups: int,
-        width: int,
-        norm: BlockNorm,
-        stride_in_1x1: bool,
-    ) -> None:
-        super().__init__()
-        self.bottleneck = bottleneck
-        out_channels = planes * 4 if bottleneck else planes
-        if bottleneck:
-            inner = planes * width // 64 * groups
-            first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-            self.conv1 = nn.Conv2d(in_channels, inner, 1, stride=first, bias=False)
-            self.conv2 = nn.Conv2d(
-                inner, inner, 3, stride=second, padding=dilation, dilation=dilation, groups=groups, bias=False
-            )
-            self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
-            self.bn1, self.bn2, self.bn3 = (make_norm(norm, c) for c in (inner, inner, out_channels))
-        else:
-            self.conv1 = nn.Conv2d(
-                in_channels, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-            )
-            self.conv2 = nn.Conv2d(planes, planes, 3, padding=dilation, dilation=dilation, bias=False)
-            self.bn1, self.bn2 = (make_norm(norm, planes) for _ in range(2))
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), make_norm(norm, out_channels)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C', H / stride, W / stride)."""
-        shortcut = x
-        if self.downsample is not None:
-            convolution, norm = self.downsample
-            shortcut = conv_norm(convolution, norm, x)  # type: ignore[arg-type]
-        out = conv_norm(self.conv1, self.bn1, x).relu_()
-        out = conv_norm(self.conv2, self.bn2, out)
-        if self.bottleneck:
-            out = conv_norm(self.conv3, self.bn3, out.relu_())
-        return out.add_(shortcut).relu_()
-
-
-def make_stage(
-    stage: int,
-    *,
-    depth: int,
-    groups: int,
-    width: int,
-    norm: BlockNorm,
-    stride_in_1x1: bool,
-    dilated: bool = False,
-) -> nn.Sequential:
-    """Stage 2 … 5 (torchvision's layer1 … layer4); `dilated` trades its stride for dilation."""
-    bottleneck = depth >= 50
-    expansion = 4 if bottleneck else 1
-    planes = 64 * 2 ** (stage - 2)
-    stride = 1 if stage == 2 or dilated else 2
-    blocks = []
-    for index in range(LAYERS[depth][stage - 2]):
-        before = 64 if stage == 2 else planes // 2 * expansion
-        blocks.append(
-            ResidualBlock(
-                planes * expansion if index else before,
-                planes,
-                stride=1 if index else stride,
-                # The first block of a dilated stage still reads undilated input, as in torchvision.
-                dilation=2 if dilated and index else 1,
-                bottleneck=bottleneck,
-                groups=groups,
-                width=width,
-                norm=norm,
-                stride_in_1x1=stride_in_1x1,
-            )
-        )
-    return nn.Sequential(*blocks)
-
-
-def init_residual(module: nn.Module) -> None:
-    """Kaiming-normal convolutions, as torchvision initialises."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 @BACKBONES.register
@@ -166,7 +39,7 @@ class ResNet(nn.Module):
         frozen_stages: stages that do not train, counted from the stem: 0 none, 1 the stem, 2 stem and c2, … 5 all.
         weights: torchvision's name (`IMAGENET1K_V1`, `IMAGENET1K_V2`, `DEFAULT`), a file, or None for random.
         out: which maps to put out.
-        dilate_c5: keep stride 16 in c5, with dilation.
+        dilated_c5: keep stride 16 in c5, with dilation in place of its stride; the weights are the same.
         stride_in_1x1: put strides on the 1×1 convolutions, as Caffe's weights have it.
         pixels: how the weights want their images; ImageNet's RGB statistics by default.
         in_channels: of the images; weights made for 3 are fitted to it.
@@ -184,22 +57,16 @@ class ResNet(nn.Module):
         frozen_stages: int = 0,
         weights: str | None = None,
         out: Sequence[Literal["c2", "c3", "c4", "c5"]] = ("c2", "c3", "c4", "c5"),
-        dilate_c5: bool = False,
+        dilated_c5: bool = False,
         stride_in_1x1: bool = False,
         pixels: PixelStats = PixelStats(),
     ) -> None:
         super().__init__()
-        if depth < 50 and (groups, width_per_group) != (1, 64):
-            raise ValueError(f"groups and width_per_group need bottleneck blocks (depth 50 or more), got depth {depth}")
+        check_blocks(depth, groups, width_per_group, norm, weights)
         if not 0 <= frozen_stages <= 5:
             raise ValueError(f"frozen_stages is 0 (none) to 5 (all), got {frozen_stages}")
         if norm_eps < 0:
             raise ValueError(f"norm_eps is 0 or more, got {norm_eps}")
-        if norm == "frozen_bn" and weights is None:
-            raise ValueError(
-                "norm 'frozen_bn' needs pretrained weights: frozen statistics of a random network mean nothing; "
-                "set weights (IMAGENET1K_V1, or a file), or norm: gn to train from scratch"
-            )
         if frozen_stages and weights is None and pretrained_sought():
             logger.warning(
                 "model.backbone.frozen_stages: %d stages keep random values, as there are no pretrained weights; "
@@ -218,20 +85,20 @@ class ResNet(nn.Module):
                 width=width_per_group,
                 norm=norm,
                 stride_in_1x1=stride_in_1x1,
-                dilated=dilate_c5 and stage == 5,
+                dilated=dilated_c5 and stage == 5,
             )
             setattr(self, f"layer{stage - 1}", layer)
         expansion = 4 if depth >= 50 else 1
-        strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 16 if dilate_c5 else 32}
+        strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 16 if dilated_c5 else 32}
         self.out_features = {
             name: FeatureSpec(64 * 2 ** (int(name[1]) - 2) * expansion, strides[name]) for name in sorted(out)
         }
-        for layer in self.modules():
-            if isinstance(layer, FrozenBatchNorm2d | nn.BatchNorm2d):
-                layer.eps = norm_eps
+        for module in self.modules():
+            if isinstance(module, FrozenBatchNorm2d | nn.BatchNorm2d):
+                module.eps = norm_eps
         init_residual(self)
         if weights is not None:
-            name = f"resnet{depth}" if groups == 1 else f"resnext{depth}_{groups}x{width_per_group}d"
+            name = architecture_name(depth, groups, width_per_group)
             load_backbone_weights(self, weights, name, in_channels=in_channels)
         stages = [getattr(self, f"layer{stage - 1}") for stage in range(2, self.last + 1)]
         self._frozen = [self.conv1, self.bn1, *stages[: frozen_stages - 1]] if frozen_stages else []
@@ -268,9 +135,12 @@ class ResNet(nn.Module):
 class ResNetStage(nn.Module):
     """One ResNet stage as a head on pooled regions: C4 models run c5 on every region (arXiv:1703.06870, figure 4 left).
 
+    The paper reads 7 × 7 regions and leaves the stride out; before it, regions of 14 × 14 were halved by the stride.
+
     Args:
         in_shape: (R, C, P, P).
         stage: 3, 4 or 5.
+        stride: 1 or 2.
         depth, groups, width_per_group, norm, stride_in_1x1: as the backbone's.
         weights: as the backbone's.
     """
@@ -280,6 +150,7 @@ class ResNetStage(nn.Module):
         in_shape: RoIShape,
         *,
         stage: Literal[3, 4, 5] = 5,
+        stride: Literal[1, 2] = 2,
         depth: Literal[18, 34, 50, 101, 152] = 50,
         groups: int = 1,
         width_per_group: int = 64,
@@ -288,6 +159,7 @@ class ResNetStage(nn.Module):
         stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
+        check_blocks(depth, groups, width_per_group, norm, weights)
         expansion = 4 if depth >= 50 else 1
         wanted = 64 * 2 ** (stage - 3) * expansion
         if in_shape.channels != wanted:
@@ -297,15 +169,20 @@ class ResNetStage(nn.Module):
             )
         self.name = f"layer{stage - 1}"
         layer = make_stage(
-            stage, depth=depth, groups=groups, width=width_per_group, norm=norm, stride_in_1x1=stride_in_1x1
+            stage,
+            depth=depth,
+            groups=groups,
+            width=width_per_group,
+            norm=norm,
+            stride_in_1x1=stride_in_1x1,
+            stride=stride,
         )
         setattr(self, self.name, layer)
         init_residual(self)
         if weights is not None:
-            name = f"resnet{depth}" if groups == 1 else f"resnext{depth}_{groups}x{width_per_group}d"
-            load_backbone_weights(self, weights, name)
-        self.out_shape = RoIShape(wanted * 2, -(-in_shape.height // 2), -(-in_shape.width // 2))
+            load_backbone_weights(self, weights, architecture_name(depth, groups, width_per_group))
+        self.out_shape = RoIShape(wanted * 2, -(-in_shape.height // stride), -(-in_shape.width // stride))
 
     def forward(self, regions: Tensor) -> Tensor:
-        """(R, C, P, P) → (R, 2 C, P / 2, P / 2)."""
+        """(R, C, P, P) → (R, 2 C, P / stride, P / stride)."""
         return getattr(self, self.name)(regions)

@@ -1,7 +1,7 @@
 """Box and instance heads."""
 
-from toolbox.models.heads.box import ConvFCBoxHead, TwoFCBoxHead
+from toolbox.models.heads.box import AveragePoolBoxHead, ConvFCBoxHead, TwoFCBoxHead
 from toolbox.models.heads.keypoint import FCNKeypointHead
-from toolbox.models.heads.mask import FCNMaskHead
+from toolbox.models.heads.mask import FCNMaskHead, MLPMaskHead
 
-__all__ = ["ConvFCBoxHead", "FCNKeypointHead", "FCNMaskHead", "TwoFCBoxHead"]
+__all__ = ["AveragePoolBoxHead", "ConvFCBoxHead", "FCNKeypointHead", "FCNMaskHead", "MLPMaskHead", "TwoFCBoxHead"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
-from toolbox.models.heads.layers import Norm, check_at_least, conv_stack
+from toolbox.models.heads.layers import Norm, check_at_least, conv_stack, linear_stack
 from toolbox.models.interfaces import BoxPrediction
 from toolbox.registry import BOX_HEADS
 from toolbox.structures import RoIShape
@@ -27,17 +29,6 @@ class BoxPredictor(nn.Module):
         return BoxPrediction(logits=self.logits(hidden), deltas=self.deltas(hidden).unflatten(1, (-1, 4)))
 
 
-def _linear_stack(inputs: int, channels: int, count: int) -> nn.Sequential:
-    """`count` times linear, ReLU."""
-    layers: list[nn.Module] = []
-    for index in range(count):
-        linear = nn.Linear(channels if index else inputs, channels)
-        nn.init.kaiming_uniform_(linear.weight, a=1)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
 @BOX_HEADS.register
 class TwoFCBoxHead(nn.Module):
     """Two hidden fully connected layers (Lin et al., *Feature Pyramid Networks*, arXiv:1612.03144, section 4.2).
@@ -54,7 +45,7 @@ class TwoFCBoxHead(nn.Module):
     ) -> None:
         super().__init__()
         check_at_least(1, channels=channels)
-        self.hidden = _linear_stack(in_shape.channels * in_shape.height * in_shape.width, channels, 2)
+        self.hidden = linear_stack(in_shape.channels * in_shape.height * in_shape.width, channels, 2)
         self.predictor = BoxPredictor(channels, num_classes, class_agnostic)
 
     def forward(self, regions: Tensor) -> BoxPrediction:
@@ -95,9 +86,30 @@ class ConvFCBoxHead(nn.Module):
         self.convolutions = conv_stack(in_shape.channels, channels, convolutions, norm)
         width = channels if convolutions else in_shape.channels
         inputs = width * in_shape.height * in_shape.width
-        self.hidden = _linear_stack(inputs, fc_channels, fully_connected)
+        self.hidden = linear_stack(inputs, fc_channels, fully_connected)
         self.predictor = BoxPredictor(fc_channels if fully_connected else inputs, num_classes, class_agnostic)
 
     def forward(self, regions: Tensor) -> BoxPrediction:
         """(R, C, P, P) → class logits and box deltas."""
         return self.predictor(self.hidden(self.convolutions(regions).flatten(1)))
+
+
+@BOX_HEADS.register
+class AveragePoolBoxHead(nn.Module):
+    """The average of the region, and no layer between: what follows a RoI stage (*Mask R-CNN*, figure 4 left).
+
+    Args:
+        in_shape: (R, C, P, P).
+        num_classes: K, without background.
+        class_agnostic: one box per region instead of one per class.
+    """
+
+    needs_roi_stage: ClassVar[bool] = True
+
+    def __init__(self, in_shape: RoIShape, num_classes: int, *, class_agnostic: bool = False) -> None:
+        super().__init__()
+        self.predictor = BoxPredictor(in_shape.channels, num_classes, class_agnostic)
+
+    def forward(self, regions: Tensor) -> BoxPrediction:
+        """(R, C, P, P) → class logits and box deltas."""
+        return self.predictor(regions.mean(dim=(2, 3)))

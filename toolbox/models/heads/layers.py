@@ -1,4 +1,4 @@
-"""Convolution stacks that heads share."""
+"""Stacks of layers that heads share."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def conv_stack(in_channels: int, channels: int, count: int, norm: Norm = "none")
     stack = nn.Sequential(*layers)
     init_kaiming(stack)
     return stack
+
+
+def linear_stack(inputs: int, channels: int, count: int) -> nn.Sequential:
+    """`count` times linear, ReLU."""
+    layers: list[nn.Module] = []
+    for index in range(count):
+        linear = nn.Linear(channels if index else inputs, channels)
+        nn.init.kaiming_uniform_(linear.weight, a=1)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
 
 
 def norm_layer(norm: Norm, channels: int) -> list[nn.Module]:

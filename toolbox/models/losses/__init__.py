@@ -10,7 +10,7 @@ from toolbox.registry import LOSSES
 
 @LOSSES.register
 class CrossEntropy(nn.Module):
-    """Softmax cross-entropy: logits (R, K + 1) and labels (R,) → (R,)."""
+    """Softmax cross-entropy: logits (R, K + 1, …) and labels (R, …) → (R, …)."""
 
     def __init__(self, *, weight: float = 1.0) -> None:
         super().__init__()
