@@ -106,6 +106,17 @@ def test_lists_and_config_errors_do_not_import_torch(tmp_path: Path) -> None:
         assert rcnn(cache, *arguments)[::2] == (0, False), arguments
 
 
+def test_a_sweep_with_a_wrong_variant_does_not_import_torch(tmp_path: Path) -> None:
+    bad = tmp_path / "sweep.yaml"
+    bad.write_text(
+        f"base: {ROOT / 'configs/quickstart.yaml'}\nmetrics: {{AP: segm.AP}}\n"
+        "variants: {a: , b: {set: {train.stebs: 1}}}\n"
+    )
+    first, second = (rcnn(tmp_path / "cache", "sweep", str(bad)) for _ in range(2))
+    assert first[::2] == (2, True) and second[::2] == (2, False)
+    assert first[1] == second[1] and "there is no setting 'stebs' here; did you mean 'steps'?" in first[1]
+
+
 def test_a_config_that_is_no_yaml_needs_no_record(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("model:\n\tbackbone: 3\n")

@@ -18,6 +18,8 @@ from toolbox.engine.sweep import Run, Sweep, check_folders, runs_of
 from toolbox.errors import CheckpointError
 from toolbox.sweep_file import VariantText
 
+_DIGITS = 6  # of percent, which hides how floats round and no difference that a run can have
+
 Verdict = Literal["agrees", "disagrees", "within the spread", "not trained"]
 
 
@@ -40,7 +42,10 @@ class Spread:
     def of(cls, values: Iterable[float]) -> Spread | None:
         """None of no values."""
         known = list(values)
-        return cls(sum(known) / len(known), min(known), max(known), len(known)) if known else None
+        if not known:
+            return None
+        mean, low, high = (round(value, _DIGITS) for value in (sum(known) / len(known), min(known), max(known)))
+        return cls(mean, low, high, len(known))
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ def _values(file: Path, metrics: Mapping[str, tuple[str, str]]) -> dict[str, flo
         inside, _, of_class = name.partition(".")
         value = numbers.get(inside, {}).get(of_class) if of_class else numbers.get(name)
         if value is not None and value >= 0:
-            found[metric] = 100 * value
+            found[metric] = round(100 * value, _DIGITS)
     return found
 
 

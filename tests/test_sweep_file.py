@@ -1,0 +1,201 @@
+"""A sweep's YAML: what a variant's config becomes, and what is said of mistakes, each at its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toolbox.engine.coco_metrics import coco_metrics
+from toolbox.engine.sweep import load_sweep
+from toolbox.errors import ConfigError
+from toolbox.schema import config_from_nodes
+from toolbox.sweep_file import read_sweep
+from toolbox.sweep_schema import METRICS
+from toolbox.yaml_nodes import Findings
+
+MODEL = """\
+model:
+  backbone: {type: ResNet, depth: 18, norm: gn}
+  neck: {type: FPN, out_channels: 8}
+  rpn: {head: {type: ConvRPNHead}, anchors: {sizes: [12, 24, 48, 96, 192]}}
+  box:
+    extractor: {type: RoIAlign, output_size: 3, sampling_ratio: 2}
+    head: {type: TwoFCBoxHead, channels: 16}
+"""
+REST = """\
+data:
+  train: {type: Shapes, length: 8}
+  val: {type: Shapes, length: 2}
+train: {steps: 2, lr: 0.001}
+"""
+BASE = "base: [model.yaml, rest.yaml]\nmetrics: {AP: bbox.AP}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("model.yaml").write_text(MODEL)
+    Path("rest.yaml").write_text(REST)
+    Path("whole.yaml").write_text(MODEL + REST)
+    return tmp_path
+
+
+def problems(text: str, *overrides: str, small: bool = False) -> list[str]:
+    Path("sweep.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_sweep("sweep.yaml", overrides, small=small)
+    return str(caught.value).splitlines()
+
+
+def values(text: str, *overrides: str, small: bool = False) -> dict[str, dict]:
+    """Variant → its resolved config with seed 3."""
+    Path("sweep.yaml").write_text(text)
+    read = read_sweep("sweep.yaml", overrides, small=small)
+    return {v.name: config_from_nodes(v.nodes(3), str(v.base), Findings()).to_dict() for v in read.trained}
+
+
+def test_a_variant_is_the_base_with_its_values_the_sweep_s_and_the_command_line_s_in_that_order(folder: Path) -> None:
+    text = BASE + "set: {train.lr: 0.5, train.batch: 7}\nvariants:\n  a: {set: {train.lr: 0.25}}\n  b:\n"
+    found = values(text, "train.batch=3")
+    assert [(name, v["train"]["lr"], v["train"]["batch"]) for name, v in found.items()] == [
+        ("a", 0.25, 3),
+        ("b", 0.5, 3),
+    ]
+    assert all(v["train"]["seed"] == 3 and v["train"]["steps"] == 2 for v in found.values())
+
+
+def test_a_value_may_be_one_argument_or_a_whole_component(folder: Path) -> None:
+    text = (
+        BASE + "variants:\n  a: {set: {model.box.extractor.sampling_ratio: 0}}\n"
+        "  b: {set: {model.box.extractor: {type: RoIPool, output_size: 5}, model.box.head.channels: 4}}\n"
+    )
+    found = values(text)
+    assert found["a"]["model"]["box"]["extractor"]["sampling_ratio"] == 0
+    assert found["a"]["model"]["box"]["extractor"]["output_size"] == 3
+    assert found["b"]["model"]["box"]["extractor"]["type"] == "RoIPool"
+    assert found["b"]["model"]["box"]["head"]["channels"] == 4 and found["a"]["model"]["box"]["head"]["channels"] == 16
+
+
+def test_an_override_of_what_a_variant_sets_leaves_the_other_variants_values_alone(folder: Path) -> None:
+    text = BASE + "variants:\n  a: &a {set: {model.box.head: {type: TwoFCBoxHead, channels: 4}}}\n  b: *a\n"
+    found = values(text, "model.box.head.class_agnostic=true")
+    assert [v["model"]["box"]["head"]["channels"] for v in found.values()] == [4, 4]
+
+
+def test_the_small_form_has_its_own_base_values_and_seeds_and_the_variants_own_values(folder: Path) -> None:
+    text = (
+        "base: whole.yaml\nmetrics: {AP: bbox.AP}\nset: {train.batch: 7}\n"
+        "variants:\n  a: {set: {train.lr: 0.5}}\n  b: {set: {train.lr: 0.25}}\n  c: {base: whole.yaml}\n"
+        "  d: {only_paper: no such thing}\n  e:\n"
+        "small:\n  base: [model.yaml, rest.yaml]\n  seeds: [4, 5]\n  set: {train.steps: 9}\n"
+        "  variants: {b: {set: {train.lr: 0.125}}, c: {base: whole.yaml}, e: {only_paper: too large}}\n"
+    )
+    small = values(text, small=True)
+    assert {name: v["train"]["lr"] for name, v in small.items()} == {"a": 0.5, "b": 0.125, "c": 0.001}
+    assert {v["train"]["batch"] for v in small.values()} == {16} and {v["train"]["steps"] for v in small.values()} == {
+        9
+    }
+    assert {v["train"]["batch"] for v in values(text).values()} == {7}
+    read = read_sweep("sweep.yaml", small=True)
+    assert read.seeds == (4, 5) and read_sweep("sweep.yaml").seeds == (0,)
+    assert {v.name: v.only_paper for v in read.variants if v.only_paper} == {"d": "no such thing", "e": "too large"}
+
+
+def test_problems_of_all_variants_come_together_at_their_lines_in_the_sweep(folder: Path) -> None:
+    text = (
+        BASE + "variants:\n  a:\n    set: {trian.lr: 1, train.batch: many}\n"
+        "  b:\n    set:\n      model.box.extractor.type: RoIpool\n  c:\n"
+    )
+    found = problems(text)
+    assert found[:2] == [
+        "sweep.yaml:5:21: there is no section 'trian'; did you mean 'train'? (in variant 'a')",
+        "sweep.yaml:5:37: train.batch: expected int, got 'many' (in variant 'a')",
+    ]
+    wrong = "sweep.yaml:8:33: model.box.extractor.type: no roi_extractor named 'RoIpool'; did you mean 'RoIPool'?"
+    assert found[2].startswith(wrong) and found[2].endswith("(in variant 'b')") and len(found) == 3
+
+
+def test_an_argument_of_the_base_that_a_variant_s_component_has_not_is_shown_there_with_what_to_do(
+    folder: Path,
+) -> None:
+    (line,) = problems(BASE + "variants: {a: , b: {set: {model.box.extractor.type: RoIPool}}}\n")
+    assert line.startswith("model.yaml:6:49: model.box.extractor: RoIPool has no argument 'sampling_ratio'")
+    assert "override the whole component, 'model.box.extractor={type: RoIPool}' (in variant 'b')" in line
+
+
+def test_a_problem_of_every_variant_is_said_once_and_of_none(folder: Path) -> None:
+    Path("rest.yaml").write_text(REST.replace("steps", "stebs"))
+    found = problems(BASE + "variants: {a: , b: }\n")
+    assert found and all("variant" not in line and line.startswith("rest.yaml:4:") for line in found)
+
+
+SWEEP_S_OWN = {
+    "base: [model.yaml, whole.yaml]\nmetrics: {AP: bbox.AP}\nvariants: {a: }\n": [
+        "whole.yaml:1:1: model: it also stands in model.yaml:1:1; a base's files have different sections"
+    ],
+    "base: wole.yaml\nmetrics: {AP: bbox.AP}\nvariants: {a: }\n": [
+        "sweep.yaml:1:7: base: cannot read the config: No such file or directory; did you mean 'whole.yaml'?"
+    ],
+    "base: whole.yaml\nmetrics: {A: box.AP, B: segm.APP, C: AP}\nvariants: {a: }\n": [
+        "sweep.yaml:2:14: metrics.A: expected a kind and a number of it, e.g. segm.AP, got 'box.AP'; "
+        "did you mean 'bbox'?",
+        "sweep.yaml:2:25: metrics.B: segm has no number 'APP'; did you mean 'AP'?",
+        "sweep.yaml:2:38: metrics.C: expected a kind and a number of it, e.g. segm.AP, got 'AP' "
+        "(kinds: bbox, segm, keypoints)",
+    ],
+    BASE + "variants:\n  A b: {paper: {APm: 3}}\n  a-B: {set: {train.seed: 1}}\nseeds: [1, 1]\nreference: a\n": [
+        "sweep.yaml:4:17: variants.A b.paper: 'APm' is none of the sweep's metrics; did you mean 'AP'?",
+        "sweep.yaml:5:3: variants: 'a-B' would share its folder with 'A b'; rename it",
+        "sweep.yaml:5:27: train.seed: each variant is trained with each of the sweep's seeds; set those (--seeds)",
+        "sweep.yaml:6:8: seeds: expected different whole numbers from 0 on, got [1, 1]",
+        "sweep.yaml:7:12: reference: 'a' is no variant",
+    ],
+    BASE + "variants: {a: {only_paper: why}}\n": ["sweep.yaml:3:11: variants: there is none to train"],
+    BASE + "variants: {a: {sett: {}}}\nsmal: {}\n": [
+        "sweep.yaml:3:16: variants.a: there is no setting 'sett' here; did you mean 'set'?",
+        "sweep.yaml:4:1: there is no section 'smal'; did you mean 'small'?",
+    ],
+    "": ["sweep.yaml: the file is empty; a sweep has base, metrics and variants"],
+}
+
+
+@pytest.mark.parametrize("text", SWEEP_S_OWN, ids=range(len(SWEEP_S_OWN)))
+def test_mistakes_in_the_sweep_itself_come_together_each_at_its_place(folder: Path, text: str) -> None:
+    assert problems(text) == SWEEP_S_OWN[text]
+
+
+def test_a_variant_with_a_base_of_its_own_needs_one_in_the_small_form(folder: Path) -> None:
+    text = BASE + "variants: {a: , b: {base: whole.yaml}}\nsmall: {base: whole.yaml, variants: {c: }}\n"
+    assert problems(text, small=True) == [
+        "sweep.yaml:3:27: variants.b: it has a base of its own; small.variants.b needs one too",
+        "sweep.yaml:4:38: small.variants: there is no variant 'c'",
+    ]
+    assert problems(BASE + "variants: {a: }\n", small=True) == [
+        "sweep.yaml: the sweep has no section 'small:', which --small trains"
+    ]
+
+
+def test_overrides_are_quoted_and_the_seed_is_not_one_of_them(folder: Path) -> None:
+    text = BASE + "variants: {a: , b: }\n"
+    assert problems(text, "train.stebs=3") == [
+        "command line: train.stebs=3: there is no setting 'stebs' here; did you mean 'steps'?"
+    ]
+    assert problems(text, "train.seed=3") == [
+        "command line: train.seed=3: each variant is trained with each of the sweep's seeds; set those (--seeds)"
+    ]
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_the_numbers_that_a_sweep_may_name_are_those_of_an_evaluation(kind: str) -> None:
+    square = [10.0, 10, 30, 10, 30, 30, 10, 30]
+    truth = {
+        "images": [{"id": 1, "height": 64, "width": 64}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "area": 400, "iscrowd": 0}
+            | {"segmentation": [square], "keypoints": [12, 12, 2]}
+        ],
+    }
+    numbers = coco_metrics(truth, [], kind, sigmas=[0.05] if kind == "keypoints" else None)  # type: ignore[arg-type]
+    assert set(numbers) - {"per_class"} == set(METRICS[kind])
