@@ -94,6 +94,10 @@ class Skeleton:
         for a, b in (*self.pairs, *self.limbs):
             if not (0 <= a < joints and 0 <= b < joints):
                 raise ValueError(f"skeleton joins joints {a} and {b}, but has joints 0 … {joints - 1}")
+        paired = [joint for pair in self.pairs for joint in pair]
+        twice = next((joint for joint in paired if paired.count(joint) > 1), None)
+        if twice is not None:
+            raise ValueError(f"joint '{self.names[twice]}' stands in the pairs twice; a joint has one partner")
 
 
 class MaskTargets(Protocol):

@@ -15,6 +15,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from toolbox.data.coco import CocoDataset
+from toolbox.data.geometry import apply_view
+from toolbox.data.interfaces import View
+from toolbox.data.skeletons import unpaired
 from toolbox.engine.coco_metrics import coco_metrics, records_of
 from toolbox.errors import DataError
 
@@ -329,6 +332,39 @@ def test_real_bees_have_left_and_right_by_name() -> None:
     names = [(skeleton.names[a], skeleton.names[b]) for a, b in skeleton.pairs]
     for left, right in names:
         assert {left.replace("left", "right"), left.replace("right", "left")} == {left, right}
+    assert unpaired(skeleton) == []
+
+
+def test_a_mirrored_bee_is_the_bee_with_left_and_right_exchanged() -> None:
+    dataset = bundled("bee_pose", "keypoints")
+    sample, names = dataset.load(0), dataset.skeleton.names
+    _, width, _ = sample.image.shape
+    view = View(*sample.image.shape[:2]).moved(np.array([[-1.0, 0, width], [0, 1, 0]]), *sample.image.shape[:2])
+    mirrored = apply_view(sample, view, skeleton=dataset.skeleton).keypoints[0]
+    partners = {
+        "head_front": "head_front",
+        "head_left": "head_right",
+        "wing_right": "wing_left",
+        "right_leg_middle_4": "left_leg_middle_4",
+        "left_leg_back_1": "right_leg_back_1",
+    }
+    for name, partner in partners.items():
+        x, y, visible = sample.keypoints[0, names.index(partner)]
+        assert visible == 2
+        assert mirrored[names.index(name)].tolist() == [width - x, y, visible]
+
+
+def test_images_with_few_labelled_joints_are_left_out() -> None:
+    counts: dict[int, int] = {}
+    for annotation in bundled("coco_small", "person_keypoints").ground_truth()["annotations"]:
+        counts[annotation["image_id"]] = counts.get(annotation["image_id"], 0) + annotation["num_keypoints"]
+    for least in (1, 10):
+        kept = bundled("coco_small", "person_keypoints", min_keypoints=least).index.image_ids.tolist()
+        assert set(kept) == {image for image, count in counts.items() if count >= least}
+    with pytest.raises(DataError, match="no images with 9999 labelled joints; lower 'min_keypoints'"):
+        bundled("coco_small", "person_keypoints", min_keypoints=9999)
+    with pytest.raises(ValueError, match="^min_keypoints counts keypoints"):
+        bundled("coco_small", "person_keypoints", min_keypoints=1, keypoints=False)
 
 
 @pytest.mark.parametrize("backend", ["hotcoco", "pycocotools"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolbox.data.skeletons import COCO_SIGMAS, left_right_pairs, skeleton_of
+from toolbox.data.skeletons import COCO_SIGMAS, SkeletonSettings, left_right_pairs, skeleton_of, unpaired
 from toolbox.errors import DataError
 
 
@@ -39,7 +39,8 @@ def test_other_joints_get_what_is_given_or_the_files_or_a_default(caplog: pytest
         assert skeleton_of([category], "file").sigmas == (0.05, 0.05)
     assert "0.05 is used for each" in caplog.text
     assert skeleton_of([{**category, "sigmas": [0.1, 0.2]}], "file").sigmas == (0.1, 0.2)
-    assert skeleton_of([{**category, "sigmas": [0.1, 0.2]}], "file", [0.3, 0.4]).sigmas == (0.3, 0.4)
+    settings = SkeletonSettings(sigmas=[0.3, 0.4])
+    assert skeleton_of([{**category, "sigmas": [0.1, 0.2]}], "file", settings).sigmas == (0.3, 0.4)
 
 
 def test_pairs_of_the_file_go_before_names() -> None:
@@ -54,7 +55,66 @@ def test_skeletons_that_do_not_fit_are_refused() -> None:
         skeleton_of([a, {"id": 2, "name": "cat", "keypoints": ["head"]}], "file")
     with pytest.raises(DataError, match="file: category 'fly': skeleton joins joints 0 and 2"):
         skeleton_of([{**a, "skeleton": [[1, 3]]}], "file")
-    with pytest.raises(DataError, match="2 joints but 1 sigmas"):
-        skeleton_of([a], "file", [0.1])
+    with pytest.raises(DataError, match="file: category 'fly': skeleton has 2 joints but 1 sigmas"):
+        skeleton_of([{**a, "sigmas": [0.1]}], "file")
+    with pytest.raises(DataError, match="joint 'head' stands in the pairs twice"):
+        skeleton_of([{**a, "keypoints": ["head", "a", "b"], "pairs": [[1, 2], [1, 3]]}], "file")
     with pytest.raises(DataError, match="no joint 'tial'; did you mean 'tail'"):
         skeleton_of([{**a, "pairs": [["head", "tial"]]}], "file")
+
+
+FLY = {"id": 1, "name": "fly", "keypoints": ["head", "l", "r"], "skeleton": [[1, 2]], "sigmas": [0.1, 0.2, 0.3]}
+
+
+def test_the_config_goes_before_the_file_field_by_field() -> None:
+    settings = SkeletonSettings(names=["nose", "east", "west"], pairs=[("east", "west")], limbs=[("nose", "west")])
+    skeleton = skeleton_of([FLY], "file", settings)
+    assert skeleton is not None
+    assert skeleton.names == ("nose", "east", "west")
+    assert skeleton.pairs == ((1, 2),) and skeleton.limbs == ((0, 2),)
+    assert skeleton.sigmas == (0.1, 0.2, 0.3)
+    untouched = skeleton_of([FLY], "file", SkeletonSettings(pairs=[]))
+    assert untouched is not None and untouched.pairs == () and untouched.limbs == ((0, 1),)
+
+
+def test_a_file_without_joint_names_gets_them_from_the_config() -> None:
+    skeleton = skeleton_of([{"id": 1, "name": "fly"}], "file", SkeletonSettings(names=["eye_l", "eye_r"]))
+    assert skeleton is not None and skeleton.pairs == ((0, 1),) and skeleton.sigmas == (0.05, 0.05)
+    with pytest.raises(ValueError, match="skeleton has no names, and no category of file has 'keypoints'"):
+        skeleton_of([{"id": 1, "name": "fly"}], "file", SkeletonSettings(sigmas=[0.1]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (SkeletonSettings(names=["head", "tail"]), "skeleton names 2 joints, but the category 'fly' of file has 3"),
+        (SkeletonSettings(sigmas=[0.1]), "skeleton: skeleton has 3 joints but 1 sigmas; the joints are head, l, r"),
+        (SkeletonSettings(pairs=[("head", "tial")]), "skeleton: there is no joint 'tial'; the joints are head, l, r"),
+        (SkeletonSettings(limbs=[("haed", "l")]), "skeleton: there is no joint 'haed'; did you mean 'head'"),
+        (SkeletonSettings(pairs=[("head", "l"), ("l", "r")]), "skeleton: joint 'l' stands in the pairs twice"),
+    ],
+)
+def test_settings_that_do_not_fit_begin_with_their_key(settings: SkeletonSettings, message: str) -> None:
+    with pytest.raises(ValueError) as stop:
+        skeleton_of([FLY], "file", settings)
+    assert str(stop.value).startswith(message)
+
+
+def test_settings_that_cannot_fit_any_file_are_refused_at_once() -> None:
+    for wrong in ({"names": []}, {"names": ["a", "a"]}, {"sigmas": [0.1, 0.0]}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} "):
+            SkeletonSettings(**wrong)
+
+
+def test_a_side_without_its_partner_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    category = {
+        "id": 1,
+        "name": "fly",
+        "keypoints": ["left_eye", "right_eye", "left_wing", "wing_rigth", "cleft", "EarR"],
+    }
+    skeleton = skeleton_of([category], "flies.json")
+    assert skeleton is not None and unpaired(skeleton) == ["left_wing", "EarR"]
+    assert "flies.json: 'left_wing', 'EarR': there is no partner on the other side" in caplog.text
+    caplog.clear()
+    skeleton_of([category], "flies.json", SkeletonSettings(pairs=[("left_eye", "right_eye")]))  # said to be all
+    assert not caplog.records

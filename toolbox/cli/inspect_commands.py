@@ -55,7 +55,7 @@ def check(
         # Once more, as the first missing file would hide what is wrong with the stages behind it.
         attempt(problems, lambda: _build_on_meta(checked, sets, weights=True))
         problems += _training_problems(checked, sets, model)
-    problems += _class_problems(checked, sets)
+        problems += _class_problems(checked, sets)
     if strict:
         problems += [Problem(str(config), "", f"warning: {note}") for note in notes.texts]
     if problems or model is None:
@@ -242,18 +242,17 @@ def _absent_paths(plan: Plan) -> list[Problem]:
 
 
 def _class_problems(config: Config, sets: dict[str, Any]) -> list[Problem]:
-    from toolbox.engine.evaluate import check_classes
+    from toolbox.engine.evaluate import check_classes, check_skeleton
+    from toolbox.models.builder import uses_joints
 
     if len(sets) < 2 or config.data.val is None:
         return []
     try:
         check_classes(sets["train"].classes, sets["val"], "data.train", "data.val")
+        if uses_joints(config):
+            check_skeleton(sets["train"].skeleton, sets["val"], "data.train", "data.val")
     except DataError as error:
         return [config.data.val.problem(str(error))]
-    joints = [sets[name].skeleton.names if sets[name].skeleton else () for name in ("train", "val")]
-    if joints[0] != joints[1]:
-        message = f"its joints ({_few(joints[1])}) are not those of data.train ({_few(joints[0])})"
-        return [config.data.val.problem(message)]
     return []
 
 

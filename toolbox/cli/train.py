@@ -147,7 +147,8 @@ def _read_weights(path: Path, classes: Sequence[str]) -> tuple[dict[str, Tensor]
 
 def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
     from toolbox.data.interfaces import channels_of
-    from toolbox.engine.evaluate import check_classes
+    from toolbox.engine.evaluate import check_classes, check_skeleton
+    from toolbox.models.builder import uses_joints
 
     if len(dataset) == 0:
         raise ToolboxError("data.val has no images to evaluate on")
@@ -155,6 +156,8 @@ def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
         reads = f"{source} reads images of {loaded.channels} channels, those of data.val have {channels_of(dataset)}"
         raise ToolboxError(f"{reads}; set data.val.channels={loaded.channels}, or give a model of such images")
     check_classes(loaded.classes, dataset, str(source), "data.val")
+    if uses_joints(loaded.config):
+        check_skeleton(loaded.skeleton, dataset, str(source), "data.val")
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from toolbox.data.coco_index import Bad, CocoIndex, CocoParser
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Sample
 from toolbox.data.segmentation_store import box_outline, rings_with_area
-from toolbox.data.skeletons import skeleton_of
+from toolbox.data.skeletons import SkeletonSettings, skeleton_of
 from toolbox.errors import DataError, did_you_mean, near_path
 from toolbox.masks import Mask, mask_from_coco
 from toolbox.registry import DATASETS
@@ -41,7 +41,8 @@ class CocoDataset:
             the boxes together cannot be that (most leave their image, or all lie in one pixel), which is an error.
         masks: read the segmentations, where there are any.
         keypoints: read the keypoints, where there are any.
-        sigmas: OKS sigma of each joint, where the file has none and the joints are not COCO's.
+        skeleton: joint names, left/right pairs, limbs and OKS sigmas, where those of the file are wrong or missing.
+        min_keypoints: leave out images whose objects together have fewer labelled joints.
         channels: of the images: 3 for RGB, 1 for grey, 4 for RGBA or four bands; other numbers are bands or pages of
             TIFFs, or `.npy` arrays (h, w, channels).
     """
@@ -57,7 +58,8 @@ class CocoDataset:
         boxes: Literal["xywh", "xyxy"] | None = None,
         masks: bool = True,
         keypoints: bool = True,
-        sigmas: list[float] | None = None,
+        skeleton: SkeletonSettings | None = None,
+        min_keypoints: int = 0,
         channels: int = 3,
     ) -> None:
         self.folder = Path(images)
@@ -66,18 +68,20 @@ class CocoDataset:
             raise ValueError(f"bad is 'drop', 'clip' or 'error', not '{bad}'")
         if channels < 1:
             raise ValueError(f"channels is 1 or more, not {channels}")
+        if min_keypoints and not keypoints:
+            raise ValueError("min_keypoints counts keypoints, which 'keypoints: false' does not read")
         self.channels = channels
         self.boxes = boxes
         content = self._read()
         chosen = _chosen_categories(content["categories"], classes, self.file)
         self.classes = tuple(str(category["name"]) for category in chosen)
         self.category_ids = tuple(int(category["id"]) for category in chosen)
-        self.skeleton = skeleton_of(chosen, str(self.file), sigmas) if keypoints else None
+        self.skeleton = skeleton_of(chosen, str(self.file), skeleton) if keypoints else None
         labels: dict[int, int | None] = {category["id"]: None for category in content["categories"]}
         labels.update({category_id: label for label, category_id in enumerate(self.category_ids)})
         joints = len(self.skeleton.names) if self.skeleton else None
         parser = CocoParser(self.file, labels, joints=joints, masks=masks, bad=bad, trust=boxes is not None)
-        self.index: CocoIndex = parser.parse(content, skip_empty=skip_empty)
+        self.index: CocoIndex = parser.parse(content, skip_empty=skip_empty, min_keypoints=min_keypoints)
         _check_files(self.folder, self.index)
 
     def _read(self) -> dict[str, Any]:

@@ -70,6 +70,10 @@ def _pixels(value: Any) -> bool:
     return _finite(value) and 1 <= value < 2**31 and value == int(value)
 
 
+def _labelled_joints(rows: Sequence[Mapping[str, Any]]) -> int:
+    return sum(visibility > 0 for row in rows for visibility in (row["keypoints"] or ())[2::3])
+
+
 class CocoParser:
     """Turns the lists of a COCO file into a CocoIndex, gathering all findings before it fails.
 
@@ -105,7 +109,7 @@ class CocoParser:
         self.cut: list[str] = []
         self.unread: set[int] = set()  # ids of images with a finding: their objects get none for that
 
-    def parse(self, content: Mapping[str, Any], *, skip_empty: bool) -> CocoIndex:
+    def parse(self, content: Mapping[str, Any], *, skip_empty: bool, min_keypoints: int = 0) -> CocoIndex:
         """Check everything, then pack it.
 
         Raises:
@@ -125,9 +129,12 @@ class CocoParser:
         if skip_empty:
             # Crowds alone give nothing to train on.
             images = {i: image for i, image in images.items() if not all(row["crowd"] for row in objects[i])}
+        if min_keypoints:
+            images = {i: image for i, image in images.items() if _labelled_joints(objects[i]) >= min_keypoints}
         if not images:
-            kept = " with objects of the chosen classes; 'skip_empty: false' keeps the others"
-            raise DataError(f"{self.path}: no images" + (kept if skip_empty else "; its list of 'images' is empty"))
+            kept = " with objects of the chosen classes; 'skip_empty: false' keeps the others" if skip_empty else ""
+            kept = f" with {min_keypoints} labelled joints; lower 'min_keypoints'" if min_keypoints else kept
+            raise DataError(f"{self.path}: no images" + (kept or "; its list of 'images' is empty"))
         return self._pack(images, objects)
 
     def _images(self, entries: Sequence[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolbox.errors import DataError, did_you_mean
@@ -24,46 +25,112 @@ COCO_SIGMAS: dict[str, float] = {
     **{f"{side}_ankle": 0.089 for side in ("left", "right")},
 }
 DEFAULT_SIGMA = 0.05
+_SIDES = {"left", "right", "l", "r"}
 _PAIR_FIELDS = ("flip_pairs", "pairs", "symmetry")
 
 
-def skeleton_of(
-    categories: Sequence[Mapping[str, Any]], where: str, sigmas: Sequence[float] | None = None
-) -> Skeleton | None:
-    """The joints that the categories share, or None when no category has any.
+@dataclass(frozen=True)
+class SkeletonSettings:
+    """What a config says of the joints; what it leaves out comes from the annotation file.
 
-    Left/right pairs are taken from the category's own `flip_pairs`, `pairs` or `symmetry` (joint names, or numbers from
-    1 as in COCO's `skeleton`), else from joint names that differ in left and right only. Sigmas are those given, else
-    the category's own `sigmas`, else COCO's for COCO's joints, else 0.05 each.
+    Attributes:
+        names: of the joints, in the order in which the annotations list them.
+        pairs: names of a left and a right joint, which trade places when an image is mirrored; `[]` for none.
+        limbs: names of two joints that drawings join by a line.
+        sigmas: OKS sigma of each joint, in the order of the joints.
+    """
+
+    names: list[str] | None = None
+    pairs: list[tuple[str, str]] | None = None
+    limbs: list[tuple[str, str]] | None = None
+    sigmas: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.names is not None and (not self.names or len(set(self.names)) < len(self.names)):
+            raise ValueError(f"names are those of one joint or more, each once, got {self.names}")
+        if self.sigmas is not None and not all(sigma > 0 for sigma in self.sigmas):
+            raise ValueError(f"sigmas are above 0, got {self.sigmas}")
+
+
+def skeleton_of(
+    categories: Sequence[Mapping[str, Any]], where: str, settings: SkeletonSettings | None = None
+) -> Skeleton | None:
+    """The joints that the categories share, or None when there are none.
+
+    What `settings` say goes before the file. Left/right pairs are else taken from the category's own `flip_pairs`,
+    `pairs` or `symmetry` (joint names, or numbers from 1 as in COCO's `skeleton`), else from joint names that differ in
+    left and right only. Sigmas are else the category's own `sigmas`, else COCO's for COCO's joints, else 0.05 each.
 
     Args:
         categories: of COCO.
         where: the file, for messages.
-        sigmas: in order of the joints.
+        settings: of the config.
 
     Raises:
         DataError: categories with different joints, or a field that does not fit the joints.
+        ValueError: settings that do not.
     """
+    settings = settings or SkeletonSettings()
     with_joints = [category for category in categories if category.get("keypoints")]
-    if not with_joints:
-        return None
-    first = with_joints[0]
-    names = _names(first, where)
-    for category in with_joints[1:]:
-        if _names(category, where) != names:
+    for category in with_joints:
+        names = _names(category, where)
+        if settings.names is not None and len(settings.names) != len(names):
+            raise ValueError(
+                f"skeleton names {len(settings.names)} joints, but the category '{category['name']}' of {where} has "
+                f"{len(names)}; give a name to each, or leave 'names' out"
+            )
+        if settings.names is None and names != _names(with_joints[0], where):
             raise DataError(
-                f"{where}: categories '{first['name']}' and '{category['name']}' have different keypoints; "
+                f"{where}: categories '{with_joints[0]['name']}' and '{category['name']}' have different keypoints; "
                 f"a data set has one skeleton: choose with 'classes', or set 'keypoints: false'"
             )
+    if not with_joints and settings.names is None:
+        if settings != SkeletonSettings():
+            raise ValueError(f"skeleton has no names, and no category of {where} has 'keypoints'; add 'names'")
+        return None
+    category = with_joints[0] if with_joints else {"name": categories[0]["name"]}
+    names = tuple(settings.names or _names(category, where))
     try:
-        return Skeleton(
-            names=names,
-            pairs=_pairs(first, names),
-            limbs=tuple((int(a) - 1, int(b) - 1) for a, b in first.get("skeleton", ())),
-            sigmas=_sigmas(first, names, sigmas, where),
-        )
+        known = Skeleton(names, _pairs(category, names), _limbs(category), tuple(category.get("sigmas") or ()))
     except (ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{where}: category '{first['name']}': {error}") from error
+        raise DataError(f"{where}: category '{category['name']}': {error}") from error
+    return _completed(known, settings, category, where)
+
+
+def _completed(known: Skeleton, settings: SkeletonSettings, category: Mapping[str, Any], where: str) -> Skeleton:
+    """The file's skeleton with what the config says instead, and sigmas in any case."""
+    names = known.names
+    given: dict[str, Any] = {}
+    try:
+        for field in ("pairs", "limbs"):
+            written = getattr(settings, field)
+            if written is not None:
+                given[field] = tuple((_joint(a, names), _joint(b, names)) for a, b in written)
+        if settings.sigmas is not None:
+            given["sigmas"] = tuple(settings.sigmas)
+        skeleton = replace(known, **given)
+    except ValueError as error:
+        raise ValueError(f"skeleton: {error}; the joints are {', '.join(names)}") from error
+    alone = [] if settings.pairs is not None else unpaired(skeleton)
+    if alone:
+        logger.warning(
+            "%s: %s: there is no partner on the other side, so mirrored images teach the wrong side; correct the name, "
+            "or give the pairs ('skeleton: {pairs: [[left, right], …]}', [] for none)",
+            where,
+            ", ".join(f"'{name}'" for name in alone),
+        )
+    return skeleton if skeleton.sigmas else replace(skeleton, sigmas=_default_sigmas(names, category, where))
+
+
+def unpaired(skeleton: Skeleton) -> list[str]:
+    """Joints that are called left or right (l or r) and stand in no pair."""
+    paired = {joint for pair in skeleton.pairs for joint in pair}
+    return [name for joint, name in enumerate(skeleton.names) if joint not in paired and _SIDES & _words(name)]
+
+
+def _words(name: str) -> set[str]:
+    """`leg_l_2`, `EyeLeft` and `LEye` to words in small letters."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
 def _names(category: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -91,6 +158,10 @@ def _joint(joint: int | str, names: tuple[str, ...]) -> int:
     return int(joint) - 1
 
 
+def _limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
+
+
 def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """Index pairs of joints whose names differ in left and right (l and r) only: `left_eye`, `EyeLeft`, `leg_l_2`."""
     index = {name: i for i, name in enumerate(names)}
@@ -109,16 +180,11 @@ def left_right_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def _sigmas(
-    category: Mapping[str, Any], names: tuple[str, ...], given: Sequence[float] | None, where: str
-) -> tuple[float, ...]:
-    chosen = given if given is not None else category.get("sigmas")
-    if chosen is not None:
-        return tuple(map(float, chosen))
+def _default_sigmas(names: tuple[str, ...], category: Mapping[str, Any], where: str) -> tuple[float, ...]:
     if set(names) == set(COCO_SIGMAS):
         return tuple(COCO_SIGMAS[name] for name in names)
     logger.info(
-        "%s: no OKS sigmas for the %d keypoints of '%s'; %g is used for each (set 'sigmas' to change)",
+        "%s: no OKS sigmas for the %d keypoints of '%s'; %g is used for each (set 'skeleton: {sigmas: […]}' to change)",
         where,
         len(names),
         category["name"],

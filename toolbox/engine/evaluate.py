@@ -16,6 +16,7 @@ from toolbox.data.resize import Resize
 from toolbox.engine.coco_metrics import Kind, coco_metrics, coco_results, records_of
 from toolbox.engine.progress import Heartbeat, OnProgress, Progress
 from toolbox.errors import DataError
+from toolbox.structures import Skeleton
 
 logger = logging.getLogger("toolbox")
 
@@ -117,6 +118,38 @@ def check_classes(classes: Sequence[str], dataset: Dataset, source: str, target:
         f"  {target} ({len(there)}): {_listed(there)}\n"
         f"  {_way_out(here, there, source, target)}"
     )
+
+
+def check_skeleton(skeleton: Skeleton | None, dataset: Dataset, source: str, target: str) -> None:
+    """Refuse a data set whose joints are not the model's; other OKS sigmas are a warning, the data set's own count.
+
+    Args:
+        skeleton: the model's.
+        dataset: what it is to be evaluated on.
+        source: where `skeleton` comes from, e.g. `data.train`, for the message.
+        target: what `dataset` is, e.g. `data.val`.
+
+    Raises:
+        DataError: names or order differ.
+    """
+    here, there = (one.names if one is not None else () for one in (skeleton, dataset.skeleton))
+    if here != there:
+        row = next((row for row, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
+        first = "" if row is None else f", the first that differs is {there[row]!r} for {here[row]!r}"
+        raise DataError(
+            f"the joints of {target} are not those of {source}{first}\n"
+            f"  {source} ({len(here)}): {_listed(here) or 'none'}\n"
+            f"  {target} ({len(there)}): {_listed(there) or 'none'}\n"
+            f"  correct 'keypoints' of the categories in one of the files, or give {target} the names by 'skeleton'"
+        )
+    if skeleton and dataset.skeleton and skeleton.sigmas != dataset.skeleton.sigmas:
+        logger.warning(
+            "%s has other OKS sigmas than %s; keypoint AP is computed with those of %s, so give both the same "
+            "'skeleton' unless that is meant",
+            target,
+            source,
+            target,
+        )
 
 
 def _difference(lacking: Sequence[str], extra: Sequence[str], source: str, target: str) -> str:

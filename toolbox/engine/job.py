@@ -17,13 +17,13 @@ from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.devices import autocast_type
 from toolbox.engine.ema import AveragedWeights
-from toolbox.engine.evaluate import check_classes
+from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, DeviceError, Problem
 from toolbox.inference.metadata import model_metadata
 from toolbox.inference.predictor import choose_device
-from toolbox.models.builder import build_detector, check_ground_truth, check_wiring
+from toolbox.models.builder import build_detector, check_ground_truth, check_wiring, uses_joints
 from toolbox.plan import Plan
 from toolbox.plugin_records import keep_files
 from toolbox.schema import Config, Schedule
@@ -142,6 +142,8 @@ def check_data(config: Config, train_set: Dataset, val_set: Dataset | None) -> N
     if val_set is not None:
         with placed(config.data.val):
             check_classes(train_set.classes, val_set, "data.train", "data.val")
+            if uses_joints(config):
+                check_skeleton(train_set.skeleton, val_set, "data.train", "data.val")
     check_channels(config, train_set, val_set)
     check_objects(config, train_set)
     check_ground_truth(config, train_set)

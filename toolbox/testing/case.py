@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from toolbox.errors import told
 from toolbox.masks import InstanceMasks, PolygonMask
+from toolbox.models.postprocess import finish
 from toolbox.registry import Registry
 from toolbox.structures import FeatureSpec, Regions, RoIShape, Skeleton, Targets
 
@@ -159,7 +160,7 @@ def _ordinary_calls(case: Case, component: Any) -> Iterator[tuple[str, Callable[
         yield "loss", lambda: made.loss(prediction.clone(), make_regions(4), make_targets())
         yield "predict", lambda: made.predict(prediction.clone(), regions.labels)
         values = made.predict(prediction.clone(), regions.labels)
-        yield "to_image", lambda: made.to_image(values, boxes, 64, 96)
+        yield "to_image", lambda: finish(made, values, boxes, (64, 96), boxes * 2, (128, 192))
 
 
 def check(name: str, promise: str, remedy: str) -> Callable[[Callable[[Case], None]], Check]:
