@@ -12,6 +12,7 @@ from toolbox.masks import BitmapMask, PolygonMask
 from toolbox.structures import Detections, Skeleton
 from toolbox.visualize import (
     CAPTION_HEIGHT,
+    SIDE_COLOURS,
     captioned,
     colour_of,
     draw_detections,
@@ -105,6 +106,32 @@ def test_limbs_join_only_joints_that_are_there() -> None:
     picture = draw_detections(grey(100, 100), found, ["bee", "ant"], skeleton=skeleton, labels=False)
     assert tuple(picture[40, 20]) == colour_of(0)
     assert tuple(picture[60, 50]) == (GREY,) * 3
+
+
+def test_left_limbs_right_limbs_and_those_between_differ_in_colour() -> None:
+    names = ("nose", "left_hand", "right_hand", "left_foot", "right_foot", "tail")
+    limbs = ((0, 1), (0, 2), (1, 3), (2, 4), (3, 4), (0, 5))
+    skeleton = Skeleton(names, pairs=((2, 1), (3, 4)), limbs=limbs)  # the names say which of a pair is the left one
+    places = [[50, 10], [20, 40], [80, 40], [20, 90], [80, 90], [50, 60]]
+    found = detections([[1, 1, 99, 99]], (100, 100), keypoints=torch.tensor([[[*p, 5.0] for p in places]]))
+    picture = draw_detections(grey(100, 100), found, ["bee", "ant"], skeleton=skeleton, labels=False)
+    left, right, middle = SIDE_COLOURS["left"], SIDE_COLOURS["right"], colour_of(0)
+    assert len({left, right, middle}) == 3
+    for (x, y), colour in (((20, 65), left), ((80, 65), right), ((50, 90), middle), ((50, 35), middle)):
+        assert tuple(picture[y, x]) == colour
+    for (x, y), colour in zip(places, (middle, left, right, left, right, middle), strict=True):
+        assert tuple(picture[y, x]) == colour
+
+
+def test_joints_at_or_below_the_joint_threshold_are_hidden_with_their_limbs() -> None:
+    skeleton = Skeleton(("a", "b", "c"), limbs=((0, 1), (1, 2)))
+    keypoints = torch.tensor([[[20.0, 20, 3.1], [60, 20, 2.9], [60, 80, 3.0]]])
+    found = detections([[5, 5, 95, 95]], (100, 100), keypoints=keypoints)
+    picture = draw_detections(grey(100, 100), found, ["x"], skeleton=skeleton, joint_threshold=3.0, labels=False)
+    plain = draw_detections(grey(100, 100), detections([[5, 5, 95, 95]], (100, 100)), ["x"], labels=False)
+    changed = np.argwhere((picture != plain).any(axis=2))
+    assert len(changed) and (abs(changed - [20, 20]) <= 4).all()
+    assert keypoints[0, 0, 2] == torch.tensor(3.1)
 
 
 def test_ground_truth_is_drawn_from_polygons_and_bitmaps_with_crowds_marked() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from toolbox.data.skeletons import sides
 from toolbox.masks import Mask
 from toolbox.masks.rle import decode_box, read_counts
 from toolbox.structures import Detections, Skeleton
@@ -25,6 +26,7 @@ Image = np.ndarray  # (h, w, 3) uint8, RGB
 Colour = tuple[int, int, int]
 
 MASK_OPACITY = 0.45
+SIDE_COLOURS: dict[str, Colour] = {"left": (0, 220, 90), "right": (255, 140, 0)}
 GRID_GREY = 48
 CAPTION_HEIGHT = 22
 
@@ -53,12 +55,14 @@ def draw_detections(
     *,
     skeleton: Skeleton | None = None,
     threshold: float = 0.5,
+    joint_threshold: float = 0.0,
     labels: bool = True,
     scale: int = 1,
 ) -> Image:
     """Draw what a model found on a copy of its image.
 
-    Colours follow the class; a model of a single class gets a colour per object instead.
+    Colours follow the class; a model of a single class gets a colour per object instead. Joints and limbs of the left
+    are green, of the right orange, and those of the middle have the object's colour.
 
     Args:
         image: (h, w, 3) uint8 RGB, the original image; of other channels, see `as_colours`.
@@ -66,6 +70,7 @@ def draw_detections(
         classes: name of each label.
         skeleton: limbs between the joints; without it the joints are drawn alone.
         threshold: lowest score that is drawn.
+        joint_threshold: joints are drawn whose own score is above it; a heat map's score is a logit.
         labels: write class and score at each box, where there is room.
         scale: enlarge the picture by this whole factor first (`picture_scale` suggests one for small images).
 
@@ -79,7 +84,7 @@ def draw_detections(
     for i in rows:
         label, score = int(detections.labels[i]), float(detections.scores[i])
         text = f"{score:.2f}" if len(classes) == 1 else f"{classes[label]} {score:.2f}"
-        keypoints = None if detections.keypoints is None else detections.keypoints[i].float().numpy()
+        keypoints = None if detections.keypoints is None else _shown(detections.keypoints[i].numpy(), joint_threshold)
         mask = None if detections.masks is None else _decode(detections.masks[i])
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(detections.boxes[i].tolist(), colour, text, mask, keypoints, image, scale))
@@ -103,7 +108,7 @@ def draw_sample(
         label = int(sample.labels[i])
         text = "" if len(classes) == 1 else classes[label]
         text = f"{text} (crowd)".strip() if sample.crowd[i] else text
-        keypoints = None if sample.keypoints is None else np.asarray(sample.keypoints[i], dtype=np.float32)
+        keypoints = None if sample.keypoints is None else _shown(sample.keypoints[i], 0)
         mask = None if sample.masks is None else _fill(sample.masks[i], _pixel_box(box, height, width))
         colour = colour_of(i if len(classes) == 1 else label)
         instances.append(_instance(box, colour, text, mask, keypoints, image, scale))
@@ -161,6 +166,11 @@ def colour_of(index: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
+def _shown(keypoints: np.ndarray, threshold: float) -> np.ndarray:
+    """(J, 3) x y score, or visibility, as float32 x y and whether it is above the threshold."""
+    return np.column_stack([keypoints[:, :2], keypoints[:, 2] > threshold]).astype(np.float32)
+
+
 def _decode(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int] | None:
     """The set pixels of an RLE as (m, k) uint8 of 0 and 1, and x and y of the first; None for an empty mask."""
     patch, x, y = decode_box(read_counts(rle), rle["size"][0])
@@ -204,7 +214,7 @@ def _instance(
         mask = (mask[0].repeat(scale, axis=0).repeat(scale, axis=1), mask[1] * scale, mask[2] * scale)
     joints = None
     if keypoints is not None:
-        joints = np.column_stack([keypoints[:, :2] * scale, keypoints[:, 2] > 0])
+        joints = keypoints * np.array([scale, scale, 1], np.float32)
     return _Instance((x1, y1, x2, y2), colour, label, mask, joints)
 
 
@@ -246,13 +256,17 @@ def _draw_box(picture: Image, box: tuple[int, int, int, int], colour: Colour, th
 def _draw_joints(picture: Image, joints: np.ndarray, colour: Colour, skeleton: Skeleton | None, thickness: int) -> None:
     points = [(int(x), int(y)) for x, y in np.floor(joints[:, :2])]
     shown = joints[:, 2] > 0
+    side = sides(skeleton) if skeleton is not None else ("middle",) * len(points)
+    colours = {**SIDE_COLOURS, "middle": colour}
     for a, b in skeleton.limbs if skeleton is not None else ():
         if shown[a] and shown[b]:
-            cv2.line(picture, points[a], points[b], colour, thickness + 1, cv2.LINE_AA)
-    for point, show in zip(points, shown, strict=True):
+            both = {side[a], side[b]} - {"middle"}
+            limb = colours[both.pop() if len(both) == 1 else "middle"]
+            cv2.line(picture, points[a], points[b], limb, thickness + 1, cv2.LINE_AA)
+    for point, show, own in zip(points, shown, side, strict=True):
         if show:
             cv2.circle(picture, point, thickness + 2, (255, 255, 255), -1, cv2.LINE_AA)
-            cv2.circle(picture, point, thickness + 1, colour, -1, cv2.LINE_AA)
+            cv2.circle(picture, point, thickness + 1, colours[own], -1, cv2.LINE_AA)
 
 
 def _draw_labels(picture: Image, instances: list[_Instance]) -> None:

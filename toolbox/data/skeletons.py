@@ -6,12 +6,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from toolbox.errors import DataError, did_you_mean
 from toolbox.structures import Skeleton
 
 logger = logging.getLogger("toolbox")
+
+Side = Literal["left", "right", "middle"]
 
 COCO_SIGMAS: dict[str, float] = {
     "nose": 0.026,
@@ -126,6 +128,16 @@ def unpaired(skeleton: Skeleton) -> list[str]:
     """Joints that are called left or right (l or r) and stand in no pair."""
     paired = {joint for pair in skeleton.pairs for joint in pair}
     return [name for joint, name in enumerate(skeleton.names) if joint not in paired and _SIDES & _words(name)]
+
+
+def sides(skeleton: Skeleton) -> tuple[Side, ...]:
+    """The side of each joint: by its name, or else of a pair the first is left; one without a partner is the middle."""
+    found: dict[int, Side] = {}
+    for pair in skeleton.pairs:
+        words = [_words(skeleton.names[joint]) for joint in pair]
+        turned = bool({"right", "r"} & words[0] or {"left", "l"} & words[1])
+        found |= dict(zip(pair, ("right", "left") if turned else ("left", "right"), strict=True))
+    return tuple(found.get(joint, "middle") for joint in range(len(skeleton.names)))
 
 
 def _words(name: str) -> set[str]:
