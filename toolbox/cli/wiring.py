@@ -40,7 +40,7 @@ def wiring_lines(model: nn.Module, height: int, width: int) -> list[str]:
     """The table, for one image of `height` × `width` network pixels; a model on the meta device is enough."""
     if isinstance(model, RCNN):
         height, width = (_padded(side, model) for side in (height, width))
-        rows = _rcnn_rows(model.eval(), height, width)
+        rows = rcnn_rows(model.eval(), height, width)
     else:
         rows = [Row(name, type(child).__name__, "", (child,), None) for name, child in model.named_children()]
     cells = [["stage", "component", "puts out", "parameters", "trained", "multiply-adds"]]
@@ -53,8 +53,9 @@ def wiring_lines(model: nn.Module, height: int, width: int) -> list[str]:
     return [*lines, note if costs else "multiply-adds are known for detectors of type RCNN"]
 
 
-def _rcnn_rows(model: Any, height: int, width: int) -> list[Row]:
-    # An RCNN; its stages are protocols, which to a type checker are neither modules nor callable.
+def rcnn_rows(model: Any, height: int, width: int) -> list[Row]:
+    """The stages of an RCNN on the meta device in evaluation, for one image of `height` × `width` network pixels."""
+    # Its stages are protocols, which to a type checker are neither modules nor callable.
     images = torch.empty(1, len(model.backbone.pixels.mean), height, width, device="meta")
     maps, cost = _cost(model.backbone, images)
     rows = [Row("model.backbone", _name(model.backbone), _spell_maps(model.backbone), (model.backbone,), cost)]

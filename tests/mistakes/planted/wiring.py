@@ -28,6 +28,13 @@ MISTAKES: tuple[Mistake, ...] = (
     edit("C4 stage wants other channels", "  instance:\n    mask:\n      extractor: {type: RoIAlign, output_size: 6}\n",
          "  roi_stage: ^{type: ResNetStage, depth: 18, norm: gn}\n  instance:\n    mask:\n"
          "      extractor: {type: RoIAlign, output_size: 6}\n", ["have 8", "takes 256 channels"], "pool from c4"),
+    edit("C4 head without its stage", "{type: TwoFCBoxHead, channels: 16}", "^{type: AveragePoolBoxHead}",
+         "AveragePoolBoxHead has no layers", ["model.roi_stage", "ResNetStage", "TwoFCBoxHead"]),
+    edit("softmax masks with the loss of sigmoid ones", "loss: {type: BinaryCrossEntropy}",
+         "activation: softmax, loss: ^{type: BinaryCrossEntropy}", ["BinaryCrossEntropy", "'softmax'"],
+         ["leave it out", "CrossEntropy"]),
+    edit("adaptive sampling where there is none", "{type: RoIAlign, output_size: 3}",
+         "{type: RoIWarp, sampling_ratio: ^0}", "got 0", "1 or more"),
     edit("frozen batch norm without pretrained weights", "{type: ResNet, depth: 18, norm: gn}",
          "^{type: ResNet, depth: 18}", "frozen", ["weights", "norm: gn"]),
     on_command_line("wiring", "frozen stages without pretrained weights",
