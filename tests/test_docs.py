@@ -61,7 +61,13 @@ SMALL = [
     "model.neck.out_channels=16",
     "data.resize={short: 64, max: 96}",
 ]
-SHORT_FOR = {"mine.yaml": SMALL, "with_fill.yaml": SMALL, "fill_head.yaml": SHAPES, "quickstart.yaml": SHAPES}
+SHORT_FOR = {
+    "mine.yaml": SMALL,
+    "with_fill.yaml": SMALL,
+    "fill_head.yaml": SHAPES,
+    "quickstart.yaml": SHAPES,
+    "pose.yaml": SHAPES,
+}
 
 
 @dataclass
