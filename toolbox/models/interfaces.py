@@ -117,8 +117,8 @@ class BoxPrediction:
 class BoxHead(Protocol):
     """Class and box of a region: `__init__(in_shape, num_classes, *, settings…)`.
 
-    One that has no layers of its own before its predictions says so by `needs_roi_stage: ClassVar[bool] = True`: a model
-    without a RoI stage is then refused.
+    One that has no layers of its own before its predictions says so by `needs_roi_stage: ClassVar[bool] = True`: a
+    model without a RoI stage is then refused.
     """
 
     def forward(self, regions: Tensor) -> BoxPrediction:
