@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from toolbox.errors import CheckpointError, did_you_mean
 from toolbox.weights import kind_of_file, not_weights
+from toolbox.weights.detectron2 import from_detectron2
+from toolbox.weights.foreign_files import read_checkpoint
 
 _use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
@@ -71,7 +73,7 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, 
     Raises:
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
     """
-    is_file = Path(weights).suffix in (".pth", ".pt", ".safetensors") or Path(weights).is_file()
+    is_file = Path(weights).suffix in (".pth", ".pt", ".pkl", ".safetensors") or Path(weights).is_file()
     if pretrained_wanted():
         state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
         fit_state_dict(backbone, state, weights, in_channels=in_channels)
@@ -82,9 +84,11 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, 
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors`, `.pth` or `.pt` file, by name."""
+    """Tensors of a `.safetensors`, `.pth` or `.pt` file, by name; of a `.pkl` of Detectron2, under our names."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file")
+    if path.suffix == ".pkl":
+        return from_detectron2(read_checkpoint(path).state)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
