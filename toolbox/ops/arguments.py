@@ -6,10 +6,11 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from toolbox.errors import ToolboxError
 
@@ -65,8 +66,8 @@ def single_settings(
 ) -> PoolSettings:
     """Settings for one map; RoIPool unless `mode` says which RoIAlign."""
     size = output_size if isinstance(output_size, int) else tuple(output_size)
-    sampling = None if mode is None else (mode, int(sampling_ratio), bool(aligned))
-    return _settings(size, (float(spatial_scale),), (0,), sampling)
+    make = _make_single if is_compiling() else _cached_single
+    return make(size, float(spatial_scale), mode, int(sampling_ratio), bool(aligned))
 
 
 def pyramid_settings(
@@ -79,36 +80,33 @@ def pyramid_settings(
 ) -> PoolSettings:
     """Settings for maps of growing stride; `sampling` is RoIAlign's mode, ratio and aligned, None for RoIPool."""
     size = output_size if isinstance(output_size, int) else tuple(output_size)
-    scales, numbers = level_scales(tuple(strides), levels)
-    return _settings(size, scales, numbers, sampling, float(canonical_size), int(canonical_level))
+    make = _make_pyramid if is_compiling() else _cached_pyramid
+    return make(size, tuple(strides), levels, sampling, float(canonical_size), int(canonical_level))
 
 
-def _settings(
-    size: int | tuple[int, ...],
-    scales: tuple[float, ...],
-    numbers: tuple[int, ...],
-    sampling: tuple[str, int, bool] | None,
-    *canonical: Any,
+def _make_single(
+    size: int | tuple[int, ...], scale: float, mode: str | None, sampling_ratio: int, aligned: bool
 ) -> PoolSettings:
-    # The compiler looks through a cache, and says so every time.
-    make = _make_settings if torch.compiler.is_compiling() else _cached_settings
-    return make(size, scales, numbers, sampling, *canonical)
+    return PoolSettings(size_pair(size), (scale,), (0,), pool_method(mode), sampling_ratio, aligned)
 
 
-def _make_settings(
+def _make_pyramid(
     size: int | tuple[int, ...],
-    scales: tuple[float, ...],
-    numbers: tuple[int, ...],
+    strides: tuple[float, ...],
+    levels: int,
     sampling: tuple[str, int, bool] | None,
-    canonical_size: float = 224.0,
-    canonical_level: int = 4,
+    canonical_size: float,
+    canonical_level: int,
 ) -> PoolSettings:
     mode, ratio, aligned = sampling or (None, 0, True)
-    method: Method = "pool_max" if mode is None else align_method(mode)
+    scales, numbers = level_scales(strides, levels)
+    method = pool_method(mode)
     return PoolSettings(size_pair(size), scales, numbers, method, ratio, aligned, canonical_size, canonical_level)
 
 
-_cached_settings = functools.lru_cache(maxsize=1024)(_make_settings)
+# Kept from call to call, but not for the compiler: it looks through a cache, and says so every time.
+_cached_single = functools.lru_cache(maxsize=1024)(_make_single)
+_cached_pyramid = functools.lru_cache(maxsize=1024)(_make_pyramid)
 
 
 def size_pair(output_size: int | Sequence[int]) -> tuple[int, int]:
@@ -119,8 +117,10 @@ def size_pair(output_size: int | Sequence[int]) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def align_method(mode: str) -> Method:
-    """Return the method of RoIAlign's `mode`."""
+def pool_method(mode: str | None) -> Method:
+    """Return the method of RoIAlign's `mode`; None is RoIPool."""
+    if mode is None:
+        return "pool_max"
     if mode == "average":
         return "align_average"
     if mode == "max":
@@ -138,6 +138,28 @@ def level_scales(strides: Sequence[float], levels: int) -> tuple[tuple[float, ..
     if any(b <= a for a, b in zip(numbers, numbers[1:], strict=False)):
         raise ArgumentError(f"strides are {list(strides)}: expected growing ones, about a power of two apart")
     return tuple(1.0 / stride for stride in strides), numbers
+
+
+def fit(features: Sequence[Tensor], rois: Tensor) -> bool:
+    """Whether nothing can be said against the tensors, in few questions: on a small input they are what a call costs.
+
+    Where not, `check_features` and `check_rois` say what is wrong, unless it is merely rare.
+    """
+    if not 1 <= len(features) <= MAX_LEVELS:
+        return False
+    table, dtype, device = rois.shape, features[0].dtype, rois.device
+    if len(table) != 2 or table[1] != 5 or rois.dtype not in FEATURE_DTYPES or dtype not in FEATURE_DTYPES:
+        return False
+    before: tuple[int, int] | None = None
+    for level in features:
+        shape = level.shape
+        if len(shape) != 4 or level.dtype is not dtype or level.device != device:
+            return False
+        images, channels, height, width = shape
+        if height < 1 or width < 1 or (before is not None and before != (images, channels)):
+            return False
+        before = images, channels
+    return True
 
 
 def check_features(features: Sequence[Tensor]) -> None:

@@ -11,37 +11,46 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 from toolbox.ops import native
 from toolbox.ops.arguments import PoolSettings
 
-# How deep torch's stacks of watchers are. They are not public: where a torch has them no more, nothing is called plain.
-_WATCHERS = ("_len_torch_dispatch_stack", "_len_torch_function_stack")
-_stacks: tuple[Callable[[], int], ...] = tuple(getattr(torch._C, name) for name in _WATCHERS if hasattr(torch._C, name))
-_transforms: Callable[[], Any] | None = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-_known = len(_stacks) == len(_WATCHERS) and _transforms is not None
+# What tells of a watcher. They are not public: where a torch has them no more, nothing is called plain.
+_watchers: tuple[Callable[[], Any], ...]
+try:
+    _watchers = (
+        torch._C._len_torch_dispatch_stack,
+        torch._C._len_torch_function_stack,
+        torch._C._functorch.peek_interpreter_stack,
+        torch._C._is_tracing,
+    )
+except AttributeError:
+    _watchers = (lambda: True,)
+_TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 
 def is_plain(features: Sequence[Tensor], rois: Tensor) -> bool:
     """Whether these are ordinary tensors, and nobody but autograd watches what is done with them."""
-    if not _known or features[0].is_meta or torch.compiler.is_compiling():
+    if is_compiling() or features[0].is_meta or type(rois) not in _TYPES:
         return False
-    for tensor in (*features, rois):
-        if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
+    for level in features:
+        if type(level) not in _TYPES:
             return False
-    return (
-        not any(stack() for stack in _stacks)
-        and _transforms() is None  # type: ignore[misc]
-        and not torch.jit.is_tracing()
-        and getattr(torch.autograd.forward_ad, "_current_level", 0) < 0
-    )
+    for watched in _watchers:
+        if watched():
+            return False
+    return getattr(forward_ad, "_current_level", 0) < 0
 
 
 def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
     """Pool (R, C, P, P) out of checked, plain arguments."""
-    if torch.is_grad_enabled() and any(level.requires_grad for level in features):
-        return _Pool.apply(settings, rois, *features)
+    if torch.is_grad_enabled():
+        for level in features:
+            if level.requires_grad:
+                return _Pool.apply(settings, rois, *features)
     return native.forward(features, rois, settings)
 
 

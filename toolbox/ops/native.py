@@ -20,7 +20,7 @@ from torch import Tensor
 
 from toolbox.ops.arguments import PoolSettings, bad_image_index
 
-_INTERFACE = 3  # kInterface in csrc/bindings.cpp
+_INTERFACE = 4  # kInterface in csrc/bindings.cpp
 
 
 def _load() -> tuple[ModuleType | None, str]:
@@ -65,13 +65,11 @@ def cuda_usable() -> bool:
     return not problem
 
 
-def usable_on(device_type: str) -> bool:
-    """Whether the compiled operation serves tensors of this device type."""
-    if device_type == "meta":
-        return True  # shapes alone need no kernel
-    if _extension is None:
-        return False
-    return cuda_usable() if device_type == "cuda" else device_type == "cpu"
+def usable_for(tensor: Tensor) -> bool:
+    """Whether the compiled operation serves tensors of this one's device."""
+    if tensor.is_cpu:
+        return _extension is not None
+    return tensor.is_meta or (tensor.is_cuda and cuda_usable())  # of a meta tensor the shape alone is asked
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -84,12 +82,14 @@ def layout_of(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def empty_pooled(first: Tensor, regions: int, output_size: Sequence[int]) -> Tensor:
-    """(R, C, P, P) without values, as the first level is laid out."""
-    shape = (regions, first.shape[1], output_size[0], output_size[1])
-    if not is_channels_last(first):
-        return first.new_empty(shape)
-    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=torch.channels_last)
+def empty_pooled(first: Tensor, channels_last: bool, regions: int, output_size: Sequence[int]) -> Tensor:
+    """(R, C, P, P) without values, of the first level's type."""
+    channels, (height, width) = first.shape[1], output_size
+    if not channels_last:
+        # One by one, since torch takes a tuple apart in half a microsecond.
+        return first.new_empty(regions, channels, height, width)
+    strides = (channels * height * width, 1, channels * width, channels)
+    return first.new_empty_strided((regions, channels, height, width), strides)
 
 
 def forward(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, out: Tensor | None = None) -> Tensor:
@@ -102,24 +102,26 @@ def forward(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, ou
         ArgumentError: on the CPU, a region's image does not exist.
     """
     first = features[0]
-    pooled = empty_pooled(first, rois.shape[0], settings.output_size) if out is None else out
+    channels_last = is_channels_last(first)
+    pooled = empty_pooled(first, channels_last, rois.shape[0], settings.output_size) if out is None else out
     if pooled.numel() == 0:
         return pooled
-    channels_last = is_channels_last(first)
-    layout = layout_of(channels_last)
     # The names keep what the extension reads alive.
-    features = [level.contiguous(memory_format=layout) for level in features]
+    features = _laid_out(features, channels_last)
     read = _as_read(rois, first.dtype)
-    addresses = [level.data_ptr() for level in features]
-    shapes = [side for level in features for side in level.shape]
-    request = _request(addresses, shapes, read, settings, channels_last, first.dtype)
+    addresses: list[int] = []
+    shapes: list[int] = []
+    for level in features:
+        addresses.append(level.data_ptr())
+        shapes += level.shape
+    call = _call(addresses, shapes, read, settings, channels_last, first.dtype)
     if _on_cpu(first):
-        bad = _extension.forward_cpu(request, pooled.data_ptr(), torch.get_num_threads())
+        bad = _extension.forward_cpu(*call, pooled.data_ptr(), torch.get_num_threads())
         if bad >= 0:
             raise bad_image_index(bad, rois[bad, 0].item(), first.shape[0])
     else:
         with _cuda_queue(first.device) as queue:
-            _extension.forward_cuda(request, pooled.data_ptr(), 0, *queue)
+            _extension.forward_cuda(_extension.request(*call), pooled.data_ptr(), 0, *queue)
     return pooled
 
 
@@ -160,10 +162,10 @@ def backward(
             gradient.zero_()
     else:
         pooled = pooled.contiguous(memory_format=layout)
-        features = [level.contiguous(memory_format=layout) for level in features]
+        features = _laid_out(features, channels_last)
         rois = _as_read(rois, summed)
         addresses = [level.data_ptr() for level in features] or [0] * len(gradients)
-        request = _request(addresses, shapes, rois, settings, channels_last, pooled.dtype)
+        request = _extension.request(*_call(addresses, shapes, rois, settings, channels_last, pooled.dtype))
         if collecting:
             _collect(request, pooled, gradients, averaging=not features)
         else:
@@ -208,28 +210,29 @@ def _cuda_queue(device: torch.device) -> Iterator[tuple[int, int]]:
         yield torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream
 
 
+def _laid_out(features: Sequence[Tensor], channels_last: bool) -> Sequence[Tensor]:
+    """The levels in one layout, each without gaps."""
+    if channels_last:
+        return [level.contiguous(memory_format=torch.channels_last) for level in features]
+    return [level.contiguous() for level in features]
+
+
 def _as_read(rois: Tensor, dtype: torch.dtype) -> Tensor:
     """Regions in the type that features of `dtype` are summed in."""
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
-    return rois if rois.dtype == wanted and rois.is_contiguous() else rois.to(wanted).contiguous()
+    return rois if rois.dtype is wanted and rois.is_contiguous() else rois.to(wanted).contiguous()
 
 
-def _request(
+def _call(
     addresses: Sequence[int],
     shapes: Sequence[int],
     rois: Tensor,
     settings: PoolSettings,
     channels_last: bool,
     dtype: torch.dtype,
-) -> Any:
+) -> tuple[Any, ...]:
     """A call as the extension takes it; `shapes` are N, C, H, W of each level in a row."""
-    maps: list[int] = []
-    for level, address in enumerate(addresses):
-        maps += (address, shapes[4 * level + 2], shapes[4 * level + 3])
-    regions = rois.shape[0]
-    return _extension.request(
-        _handle(settings), maps, shapes[0], shapes[1], rois.data_ptr(), regions, channels_last, _DTYPES[dtype]
-    )
+    return _handle(settings), addresses, shapes, rois.data_ptr(), rois.shape[0], channels_last, _DTYPES[dtype]
 
 
 @functools.lru_cache(maxsize=1024)

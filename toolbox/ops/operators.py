@@ -49,7 +49,8 @@ def _forward_op(features: Sequence[Tensor], rois: Tensor, *settings: Any) -> Ten
 
 @_forward_op.register_fake
 def _(features: Sequence[Tensor], rois: Tensor, *settings: Any) -> Tensor:
-    return native.empty_pooled(features[0], rois.shape[0], settings[0])
+    first = features[0]
+    return native.empty_pooled(first, native.is_channels_last(first), rois.shape[0], settings[0])
 
 
 @torch.library.custom_op(

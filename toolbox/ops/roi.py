@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from toolbox.ops import eager, fallback, native, operators
-from toolbox.ops.arguments import PoolSettings, check_features, check_out, check_rois, pyramid_settings, single_settings
+from toolbox.ops.arguments import (
+    PoolSettings,
+    check_features,
+    check_out,
+    check_rois,
+    fit,
+    pyramid_settings,
+    single_settings,
+)
 
 
 def roi_align(
@@ -120,12 +128,13 @@ def multiscale_roi_pool(
 
 def _pool(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, out: Tensor | None) -> Tensor:
     """Check the arguments and run the compiled operation, or what stands in for it."""
-    features = _one_dtype(list(features))
-    check_features(features)
-    check_rois(rois, features)
+    if not fit(features, rois):
+        features = _one_dtype(list(features))
+        check_features(features)
+        check_rois(rois, features)
     if out is not None:
         check_out(out, features, rois, settings)
-    if not native.usable_on(features[0].device.type):
+    if not native.usable_for(features[0]):
         pooled = fallback.pool_regions(features, rois, settings)
     elif eager.is_plain(features, rois):
         pooled = (
