@@ -74,6 +74,16 @@ def test_levels_without_a_gradient_get_none(make_rois) -> None:
     assert fine.grad is None and coarse.grad is not None
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("size", [1, (2, 3)])
+def test_a_channels_last_result_has_the_strides_that_torch_gives(channels, size) -> None:
+    features = torch.randn(1, channels, 8, 8).contiguous(memory_format=torch.channels_last)
+    pooled = ops.roi_align(features, torch.tensor([[0.0, 1, 1, 5, 5]] * 2), size)
+    # A map of one channel is contiguous as well, and counts as that.
+    layout = torch.contiguous_format if channels == 1 else torch.channels_last
+    assert pooled.stride() == torch.empty(pooled.shape, memory_format=layout).stride()
+
+
 # out
 
 
