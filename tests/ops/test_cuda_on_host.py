@@ -210,5 +210,5 @@ def test_a_region_of_no_image_gives_nothing(deterministic) -> None:
 def test_the_workspace_is_a_bit_for_each_region_and_tile(compiled) -> None:
     how = PoolSettings((7, 7), (0.25, 0.125), (2, 3), "align_average", 2, True, 60.0, 3)
     shapes = (3, 8, 17, 16, 3, 8, 8, 9)  # 3 × 2 and 1 × 2 tiles of 8 × 8 in each of 3 images
-    request = native._request([0, 0], shapes, torch.zeros(65, 5), how, True, torch.float32)
+    request = compiled.request(*native._call([0, 0], shapes, torch.zeros(65, 5), how, True, torch.float32))
     assert compiled.collect_workspace(request) == 3 * (6 + 2) * 2 * 8  # 65 regions: two words of 8 bytes
