@@ -4,15 +4,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "../request.h"
 
 namespace toolbox {
 
-// Indices of the regions by image, level and row.
+// Indices of the regions by image, level and row; as they are, where they are too few to share a cache.
 template <class A>
 std::vector<int64_t> reading_order(const Request& request) {
+  constexpr int64_t kFew = 8;
+  std::vector<int64_t> order(request.regions);
+  std::iota(order.begin(), order.end(), int64_t(0));
+  if (request.regions <= kFew) return order;
   struct Place {
     int64_t image;
     int level;
@@ -31,9 +36,7 @@ std::vector<int64_t> reading_order(const Request& request) {
     if (a.row != b.row) return a.row < b.row;
     return a.index < b.index;
   });
-  std::vector<int64_t> order;
-  order.reserve(places.size());
-  for (const Place& place : places) order.push_back(place.index);
+  std::transform(places.begin(), places.end(), order.begin(), [](const Place& place) { return place.index; });
   return order;
 }
 
