@@ -13,7 +13,12 @@ from toolbox.masks import InstanceMasks, PolygonMask
 from toolbox.structures import Skeleton, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for folder in ("configs", "plugins", "benchmarks") for path in (ROOT / folder).rglob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for folder in ("configs", "plugins", "benchmarks")
+    for path in (ROOT / folder).rglob("*.yaml")
+    if "paper" not in path.relative_to(ROOT).parts  # sweeps, which tests/test_paper_tables.py reads
+)
 CLASSES = ("a", "b")
 SKELETON = Skeleton(names=("left", "right"), pairs=((0, 1),), sigmas=(0.05, 0.05))
 

@@ -4,7 +4,7 @@ What a block is, its language says:
 
     bash      commands, run one by one; `rcnn` in this process
     console   commands after `$ ` and what they print, compared; `…` stands for any text
-    yaml      `# name.yaml` in its first line: a file, and a whole config, which must pass `rcnn check`
+    yaml      `# name.yaml` in its first line: a file, and a whole config, which must pass `rcnn check`; or a sweep
     python    run; with `# name.py` in its first line, a file instead
     json      read; toml too
 
@@ -62,6 +62,7 @@ SMALL = [
     "data.resize={short: 64, max: 96}",
 ]
 SHORT_FOR = {
+    "extractors.yaml": SHAPES,
     "mine.yaml": SMALL,
     "with_fill.yaml": SMALL,
     "fill_head.yaml": SHAPES,
@@ -133,8 +134,8 @@ def write_other_formats(folder: Path) -> None:
 
 def run_rcnn(arguments: list[str]) -> tuple[int, str]:
     """Exit status, and what stands on the terminal."""
-    if arguments[0] == "train":
-        arguments = [*arguments, *SHORT, *SHORT_FOR[Path(arguments[1]).name]]
+    if arguments[0] in ("train", "sweep"):
+        arguments = [*arguments, *SHORT, *SHORT_FOR.get(Path(arguments[1]).name, [])]
     log = logging.getLogger("toolbox")
     kept, log.handlers[:] = log.handlers[:], []  # the command's own handler writes to the terminal of its time
     screen = io.StringIO()
@@ -209,7 +210,8 @@ def run_yaml(block: Block) -> None:
         whole = merged(yaml.safe_load(Path(into[1]).read_text("utf-8")), yaml.safe_load(text))
         text = yaml.safe_dump(whole, sort_keys=False)
     Path(name).write_text(text, encoding="utf-8")
-    status, printed = run_rcnn(["check", name])
+    is_sweep = "variants" in yaml.safe_load(text)
+    status, printed = run_rcnn(["sweep", name, "--table"] if is_sweep else ["check", name])
     assert status == 0, f"line {block.line}: {printed}"
 
 

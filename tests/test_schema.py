@@ -16,7 +16,8 @@ from toolbox.registry import INSTANCE_HEADS
 from toolbox.schema import TrainConfig, config_from_text
 from toolbox.structures import RoIShape
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if "paper" not in path.relative_to(ROOT).parts)
 
 RUN = """\
 model:

@@ -87,7 +87,7 @@ def test_the_small_form_has_its_own_base_values_and_seeds_and_the_variants_own_v
     text = (
         "base: whole.yaml\nmetrics: {AP: bbox.AP}\nset: {train.batch: 7}\n"
         "variants:\n  a: {set: {train.lr: 0.5}}\n  b: {set: {train.lr: 0.25}}\n  c: {base: whole.yaml}\n"
-        "  d: {only_paper: no such thing}\n  e:\n"
+        "  d: {only_paper: no such thing}\n  D: {only_paper: nor this}\n  e:\n"
         "small:\n  base: [model.yaml, rest.yaml]\n  seeds: [4, 5]\n  set: {train.steps: 9}\n"
         "  variants: {b: {set: {train.lr: 0.125}}, c: {base: whole.yaml}, e: {only_paper: too large}}\n"
     )
@@ -99,7 +99,11 @@ def test_the_small_form_has_its_own_base_values_and_seeds_and_the_variants_own_v
     assert {v["train"]["batch"] for v in values(text).values()} == {7}
     read = read_sweep("sweep.yaml", small=True)
     assert read.seeds == (4, 5) and read_sweep("sweep.yaml").seeds == (0,)
-    assert {v.name: v.only_paper for v in read.variants if v.only_paper} == {"d": "no such thing", "e": "too large"}
+    assert {v.name: v.only_paper for v in read.variants if v.only_paper} == {
+        "d": "no such thing",
+        "D": "nor this",  # has no folder that it could share
+        "e": "too large",
+    }
 
 
 def test_problems_of_all_variants_come_together_at_their_lines_in_the_sweep(folder: Path) -> None:

@@ -267,7 +267,7 @@ class _Reader:
         if all(variant.only_paper is not None for variant in variants):
             self.findings.add(rows.place, "variants", "there is none to train")
         slugs: dict[str, str] = {}
-        for variant in variants:
+        for variant in (variant for variant in variants if variant.only_paper is None):
             other = slugs.setdefault(variant.slug, variant.name)
             if not variant.slug or other != variant.name:
                 why = f"would share its folder with '{other}'" if variant.slug else "makes no name of a folder"

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "configs").rglob("*.yaml"))
-    if "weights: pretrained" not in path.read_text(encoding="utf-8")
+    if "paper" not in path.relative_to(ROOT).parts and "weights: pretrained" not in path.read_text(encoding="utf-8")
 ]
 SKELETON = Skeleton(names=("a", "b", "c"), sigmas=(0.05,) * 3)
 
