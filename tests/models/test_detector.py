@@ -189,3 +189,14 @@ def test_an_error_inside_a_head_says_which_branch_and_class(monkeypatch: pytest.
     with pytest.raises(RuntimeError) as caught:
         detector.eval().predict([image(64, 64)])
     assert caught.value.__notes__ == ["in prediction, model.instance.mask: FCNMaskHead"]
+
+
+def test_images_are_padded_to_the_coarsest_stride_or_as_told() -> None:
+    images = [image(50, 70)]
+    assert build().preprocess(images).tensor.shape == (1, 3, 64, 96)
+    assert build("model.pad_to=20").preprocess(images).tensor.shape == (1, 3, 60, 80)
+    unpadded = build(*C4, "model.pad_to=1", "test.score_threshold=0.0").eval()
+    assert unpadded.preprocess(images).tensor.shape == (1, 3, 50, 70)
+    assert unpadded.predict(images)[0].image_size == (50, 70)
+    with pytest.raises(ConfigError, match="pad_to is 1 pixel or more, got 0"):
+        build("model.pad_to=0")

@@ -36,6 +36,8 @@ class RCNN(nn.Module):
             so that `model.instance.mask=null` is Faster R-CNN too.
         roi_stage: a backbone stage run on the box branch's pooled regions (C4 models), shared by the instance branches
             without an extractor.
+        pad_to: height and width of a batch are padded to a multiple of this; the coarsest stride up to 32 if None.
+            Detectron2 pads for pyramids only (1 for C4 and dilated C5).
     """
 
     def __init__(
@@ -47,8 +49,11 @@ class RCNN(nn.Module):
         neck: Neck | None = None,
         instance: Mapping[str, InstanceBranch | None] | None = None,
         roi_stage: RoIStage | None = None,
+        pad_to: int | None = None,
     ) -> None:
         super().__init__()
+        if pad_to is not None and pad_to < 1:
+            raise ValueError(f"pad_to is 1 pixel or more, got {pad_to}")
         self.backbone = backbone
         self.neck = neck
         self.rpn = rpn
@@ -58,7 +63,7 @@ class RCNN(nn.Module):
         self.instance: Mapping[str, InstanceBranch] = nn.ModuleDict(kept)  # type: ignore[assignment]
         maps = backbone.out_features if neck is None else neck.out_features
         deepest = max(spec.stride for spec in (*backbone.out_features.values(), *maps.values()) if spec.stride <= 32)
-        self.preprocess = Preprocess(backbone.pixels, deepest)
+        self.preprocess = Preprocess(backbone.pixels, pad_to or deepest)
 
     def forward(self, images: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
         """Losses of a batch, each a weighted scalar: the one training entry.
