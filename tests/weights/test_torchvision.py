@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
@@ -115,8 +114,3 @@ def torchvision_targets(images: list[Tensor], targets: Targets) -> list[dict[str
             mask[y1:y2, x1:x2] = 1
         found.append({"boxes": targets.boxes[index, rows], "labels": targets.labels[index, rows] + 1, "masks": masks})
     return found
-
-
-def test_a_tensor_without_counterpart_is_named() -> None:
-    with pytest.raises(KeyError, match="roi_heads.keypoint_head.0.weight"):
-        from_torchvision({"roi_heads.keypoint_head.0.weight": torch.zeros(1)})

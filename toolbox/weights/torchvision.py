@@ -114,7 +114,7 @@ def _prefixes(names: Collection[str], *, theirs: bool) -> dict[str, str]:
         theirs: whether those are torchvision's names or ours.
     """
     box, mask = ("roi_heads.box_head", "roi_heads.mask_head") if theirs else ("box.head", "instance.mask.head")
-    norm = ".0.1.running_mean" if theirs else ".convolutions.1.running_mean"
+    norm = ".0.1.weight" if theirs else ".convolutions.1.weight"
     box_step, mask_step = (3 if head + norm in names else 2 for head in (box, mask))
     pattern = re.compile(
         r"roi_heads\.box_head\.(\d+)\.0\.weight" if theirs else r"box\.head\.convolutions\.(\d+)\.weight"
