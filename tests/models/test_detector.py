@@ -198,5 +198,5 @@ def test_images_are_padded_to_the_coarsest_stride_or_as_told() -> None:
     unpadded = build(*C4, "model.pad_to=1", "test.score_threshold=0.0").eval()
     assert unpadded.preprocess(images).tensor.shape == (1, 3, 50, 70)
     assert unpadded.predict(images)[0].image_size == (50, 70)
-    with pytest.raises(ConfigError, match="pad_to is 1 pixel or more, got 0"):
+    with pytest.raises(toolbox.errors.ConfigError, match="pad_to is 1 pixel or more, got 0"):
         build("model.pad_to=0")
