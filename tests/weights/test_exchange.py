@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from toolbox import weights
 from toolbox.cli import main
 from toolbox.errors import CheckpointError
 from toolbox.weights.exchange import importing
-from toolbox.weights.exchange.classes import coco_classes, rows_of
+from toolbox.weights.exchange.classes import classes_of_meta, coco_classes, rows_of
 from toolbox.weights.torchvision import from_torchvision, model_name, to_torchvision
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/torchvision"
@@ -186,6 +187,14 @@ def test_names_in_a_file_or_with_commas(tmp_path: Path, text: str) -> None:
     assert table.names == ("cat", "dog") and table.category_ids == (1, 2)
 
 
+def test_the_classes_that_a_checkpoint_names_are_taken() -> None:
+    own = classes_of_meta({"CLASSES": ("cat", "dog")}, "mine.pth")
+    assert own is not None and own.names == ("cat", "dog") and own.category_ids == (1, 2)
+    coco = classes_of_meta({"dataset_meta": {"classes": list(coco_classes().names)}}, "theirs.pth")
+    assert coco is not None and coco.category_ids[-1] == 90
+    assert classes_of_meta({}, "theirs.pth") is None
+
+
 def state_of(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict[str, Tensor]:
     return change(dict(small_peer(90).state_dict()))
 
@@ -218,7 +227,8 @@ def test_another_architecture_than_the_configs_is_named_with_its_config() -> Non
 
 def test_rows_whose_classes_nobody_knows_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.pth"
-    torch.save({"model": small_peer(3).state_dict(), "epoch": 3}, file)
+    options = argparse.Namespace(lr=0.02)  # as torchvision's own training script keeps them
+    torch.save({"model": small_peer(3).state_dict(), "epoch": 3, "args": options}, file)
     command = ("weights", "import", file, "--config", FASTER, "--out", tmp_path / "m.safetensors", SMALL)
     assert rcnn(*command) == 2
     said = capsys.readouterr().err

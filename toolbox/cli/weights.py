@@ -44,16 +44,14 @@ def import_(
     from toolbox.inference.metadata import model_metadata
     from toolbox.weights import save_model
     from toolbox.weights.exchange.classes import read_classes
-    from toolbox.weights.exchange.importing import config_for, import_weights
+    from toolbox.weights.exchange.importing import config_for, import_checkpoint
     from toolbox.weights.foreign_files import read_checkpoint
-    from toolbox.weights.trained_with import check_settings
 
     _check_out(out, (".safetensors",))
     checkpoint = read_checkpoint(file)
     settings, published = config_for(file, config, overrides or ())
     table = None if classes is None else read_classes(classes)
-    detector = import_weights(checkpoint.state, settings, source=source, classes=table, name=str(file))
-    check_settings(source, checkpoint, detector.model)
+    detector = import_checkpoint(checkpoint, settings, source=source, classes=table)
     metadata = model_metadata(settings, detector.classes, detector.category_ids, detector.skeleton, detector.channels)
     save_model(out, detector.model.state_dict(), metadata)
     typer.echo(f"{out}: {len(detector.classes)} classes: {', '.join(detector.classes[:6])}{_more(detector.classes)}")

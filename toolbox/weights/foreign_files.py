@@ -106,11 +106,12 @@ class _Inert:
         """So is the state."""
 
 
-# MMEngine's checkpoints carry their training log in a class of its own, for which torch refuses the whole file.
+# MMEngine's checkpoints carry their training log in a class of its own, those of torchvision's training script their
+# options, for which torch refuses the whole file.
 _LOGS: list[Any] = [
     (_Inert, name)
     for name in (
-        "mmengine.logging.history_buffer.HistoryBuffer",
+        *("mmengine.logging.history_buffer.HistoryBuffer", "argparse.Namespace"),
         *("builtins.getattr", "__builtin__.getattr", "numpy.dtype", "numpy.ndarray"),
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     )

@@ -98,6 +98,17 @@ def classes_of_data(config: Config) -> ClassTable | str:
     return why
 
 
+def classes_of_meta(meta: Mapping[str, Any], source: str) -> ClassTable | None:
+    """The classes that a checkpoint of MMDetection names; their ids are COCO's for COCO's classes, else 1 … K."""
+    found = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(name, str) for name in found):
+        return None
+    coco = coco_classes()
+    if tuple(found) == coco.names:
+        return ClassTable(coco.names, coco.category_ids, None, source)
+    return ClassTable(tuple(found), tuple(range(1, len(found) + 1)), None, source)
+
+
 def assumed_classes(rows: int, joints: int | None) -> ClassTable | None:
     """Whose classes they can only be: COCO's 80 by their number, and its persons by that of their joints."""
     coco = coco_classes()

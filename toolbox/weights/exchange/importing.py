@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,17 @@ from toolbox.inference.loading import LoadedDetector
 from toolbox.models.backbones.weights import without_pretrained
 from toolbox.models.builder import build_detector, check_wiring
 from toolbox.schema import Config, load_config
-from toolbox.weights.exchange.classes import ClassTable, assumed_classes, classes_of_data, rows_of
+from toolbox.weights.exchange.classes import (
+    ClassTable,
+    assumed_classes,
+    classes_of_data,
+    classes_of_meta,
+    rows_of,
+)
+from toolbox.weights.foreign_files import ForeignCheckpoint
 from toolbox.weights.loading import check_fits, load_weights
 from toolbox.weights.torchvision import model_name
+from toolbox.weights.trained_with import check_settings
 
 # torchvision runs these files with norms of epsilon 0 (`overwrite_eps`), all others with 1e-5; the names of its files
 # end with the first digits of their SHA-256.
@@ -46,6 +54,25 @@ def import_torchvision(
     return import_weights(state_dict, config, source="torchvision", classes=classes)
 
 
+def import_checkpoint(
+    checkpoint: ForeignCheckpoint, config: Config, *, source: str, classes: ClassTable | None = None
+) -> LoadedDetector:
+    """Put the weights of a file of another project into the model of a config.
+
+    Args:
+        checkpoint: of `read_checkpoint`.
+        config, source: as `import_weights` takes them.
+        classes: those that the file names, if None and it does, else as `import_weights` finds them.
+
+    Raises:
+        CheckpointError: as `import_weights` says, or the config has other settings than the weights were trained with.
+    """
+    classes = classes or classes_of_meta(checkpoint.meta, checkpoint.path)
+    detector = import_weights(checkpoint.state, config, source=source, classes=classes, name=checkpoint.path)
+    check_settings(source, checkpoint, detector.model)
+    return detector
+
+
 def import_weights(
     state_dict: Mapping[str, Tensor],
     config: Config,
@@ -67,7 +94,7 @@ def import_weights(
         CheckpointError: as `import_torchvision` says.
     """
     try:
-        tensors = renaming(source)(state_dict)
+        tensors = _renamed(source, state_dict, config)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     table = _table(tensors, config, classes, name)
@@ -83,9 +110,12 @@ def import_weights(
     return LoadedDetector(model.eval(), config, names, table.category_ids, skeleton)
 
 
-def renaming(source: str) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """The function that gives a project's tensors our names."""
-    return getattr(importlib.import_module(f"toolbox.weights.{source}"), f"from_{source}")
+def _renamed(source: str, state_dict: Mapping[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """The project's tensors under our names."""
+    rename = getattr(importlib.import_module(f"toolbox.weights.{source}"), f"from_{source}")
+    if source != "detectron2":
+        return rename(state_dict)
+    return rename(state_dict, ratios=len(config.model["rpn"]["anchors"]["ratios"]))
 
 
 def config_for(file: Path, path: Path, overrides: Sequence[str]) -> tuple[Config, str | None]:
