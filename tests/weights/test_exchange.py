@@ -22,8 +22,11 @@ import toolbox
 from toolbox import weights
 from toolbox.cli import main
 from toolbox.errors import CheckpointError
+from toolbox.inference.loading import LoadedDetector
 from toolbox.weights.exchange import importing
 from toolbox.weights.exchange.classes import classes_of_meta, coco_classes, rows_of
+from toolbox.weights.exchange.settings import unlike_torchvision
+from toolbox.weights.foreign_files import read_checkpoint
 from toolbox.weights.torchvision import from_torchvision, model_name, to_torchvision
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/torchvision"
@@ -241,6 +244,26 @@ def test_rows_whose_classes_nobody_knows_are_asked_for(tmp_path: Path, capsys: p
     assert "none.json: no such file" in capsys.readouterr().err
     assert rcnn(*command, "--classes", "cat,cat,cow") == 2
     assert "'cat' more than once" in capsys.readouterr().err
+
+
+def test_settings_unlike_torchvisions_are_said_both_ways(coco_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = read_checkpoint(coco_file)
+    for name in NAMES:
+        kind, _, rest = name.partition("rcnn_resnet50_")
+        assert unlike_torchvision(toolbox.load_config(CONFIGS / f"{kind}_rcnn_r50_{rest}.yaml")) == []
+    config = load("model.rpn.anchors.rounding=false", "model.box.extractor.aligned=true")
+    detector = importing.import_checkpoint(checkpoint, config, source="torchvision")
+    assert "add model.rpn.anchors.rounding=true model.box.extractor.aligned=false" in caplog.text
+    caplog.clear()
+    weights.export_torchvision(detector)
+    assert "with model.rpn.anchors.rounding=true model.box.extractor.aligned=false" in caplog.text
+
+
+def test_a_model_without_batch_norm_cannot_go_to_torchvision() -> None:
+    config = toolbox.load_config(CONFIGS.parent / "quickstart.yaml")
+    model = toolbox.build_detector(config, classes=["cat"])
+    with pytest.raises(CheckpointError, match="has no batch norm"):
+        weights.export_torchvision(LoadedDetector(model, config, ("cat",), (1,), None))
 
 
 class Malicious:

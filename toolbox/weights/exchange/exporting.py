@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from toolbox.errors import CheckpointError
 from toolbox.inference.loading import LoadedDetector
 from toolbox.weights.atomic import replacing
 from toolbox.weights.exchange.classes import COCO_ROWS, coco_classes
+from toolbox.weights.exchange.settings import unlike_torchvision
 from toolbox.weights.torchvision import to_torchvision
+
+logger = logging.getLogger("toolbox")
 
 # Of a row that no class has: its probability is 0 even in float16, so the others' do not change.
 _NEVER = -1e4
@@ -24,9 +29,18 @@ def export_torchvision(detector: LoadedDetector) -> dict[str, Tensor]:
     not use are never found.
 
     Raises:
-        CheckpointError: the model has a part that torchvision's have not.
+        CheckpointError: the model has a part that torchvision's have not, or none that theirs have.
     """
-    theirs = to_torchvision(detector.model.state_dict())
+    state = detector.model.state_dict()
+    if "backbone.bn1.running_mean" not in state:
+        raise CheckpointError("the backbone has no batch norm, as torchvision's detectors have; theirs cannot load it")
+    theirs = to_torchvision(state)
+    if others := unlike_torchvision(detector.config):
+        logger.warning(
+            "torchvision's model will work otherwise than this one, so detections will differ; "
+            "its weights are trained for it with %s",
+            " ".join(others),
+        )
     if detector.category_ids != coco_classes().category_ids:
         return theirs
     rows = torch.tensor((0, *detector.category_ids))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +23,13 @@ from toolbox.weights.exchange.classes import (
     classes_of_meta,
     rows_of,
 )
+from toolbox.weights.exchange.settings import unlike_torchvision
 from toolbox.weights.foreign_files import ForeignCheckpoint
 from toolbox.weights.loading import check_fits, load_weights
 from toolbox.weights.torchvision import model_name
 from toolbox.weights.trained_with import check_settings
+
+logger = logging.getLogger("toolbox")
 
 # torchvision runs these files with norms of epsilon 0 (`overwrite_eps`), all others with 1e-5; the names of its files
 # end with the first digits of their SHA-256.
@@ -67,6 +71,13 @@ def import_checkpoint(
     Raises:
         CheckpointError: as `import_weights` says, or the config has other settings than the weights were trained with.
     """
+    if source == "torchvision" and (others := unlike_torchvision(config)):
+        logger.warning(
+            "%s: torchvision's models work otherwise than this config's, so detections will differ; "
+            "to make them equal, add %s",
+            config.path,
+            " ".join(others),
+        )
     classes = classes or classes_of_meta(checkpoint.meta, checkpoint.path)
     detector = import_weights(checkpoint.state, config, source=source, classes=classes, name=checkpoint.path)
     check_settings(source, checkpoint, detector.model)
