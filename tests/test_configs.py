@@ -29,7 +29,7 @@ def small(path: Path) -> toolbox.schema.Config:
     overrides = []
     if config.model["backbone"]["weights"] is not None:
         overrides += ["model.backbone.weights=null", "model.backbone.norm=bn"]
-    if config.model["roi_stage"] is not None:
+    if config.model.given.get("roi_stage") is not None:  # not every detector has one
         overrides += ["model.roi_stage.weights=null", "model.roi_stage.norm=bn"]
     return toolbox.load_config(path, overrides)
 
