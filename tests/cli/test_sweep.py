@@ -118,6 +118,7 @@ def test_a_signal_ends_a_sweep_with_130_and_the_same_command_goes_on(folder: Pat
     ("arguments", "said"),
     [
         (["--seeds", "0,a"], "--seeds is different whole numbers with commas between, e.g. 0,1,2, not '0,a'"),
+        (["--seeds", "²"], "--seeds is different whole numbers with commas between, e.g. 0,1,2, not '²'"),
         (["--seeds", "1,1"], "--seeds is different whole numbers with commas between, e.g. 0,1,2, not '1,1'"),
         (["--only", "RoIpool2"], "table.yaml has no variant 'RoIpool2'; did you mean 'RoIPool'?"),
         (["--lr", "0.1"], "no option '--lr': config keys are written without dashes; write train.lr=0.1"),

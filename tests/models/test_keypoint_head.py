@@ -69,8 +69,13 @@ def test_joints_outside_and_without_label_have_no_cell() -> None:
     joints = torch.tensor([[9.99, 25, 2], [38.01, 25, 2], [20, 34.01, 2], [20, 19.9, 2], [20, 25, 0]])
     cells, inside = encode_joints(joints[None], box, (56, 56))
     assert not inside.any() and not cells.any()
-    _, inside = encode_joints(joints[None], torch.tensor([[20.0, 25, 20, 30]]), (56, 56))
-    assert not inside[:, 3].any()
+
+
+def test_a_region_without_extent_holds_no_joint() -> None:
+    joints = torch.tensor([[20.0, 25, 2], [20, 27, 2], [20, 30, 2], [19, 27, 2], [21, 27, 2]])  # on it and beside it
+    for box in ([20.0, 25, 20, 30], [19.0, 27, 21, 27]):
+        cells, inside = encode_joints(joints[None], torch.tensor([box]), (56, 56))
+        assert not inside.any() and not cells.any()
 
 
 def test_cells_equal_torchvisions() -> None:

@@ -188,6 +188,24 @@ def test_what_has_no_counterpart_is_named_with_its_reason(name: str, message: st
         from_detectron2(state)
 
 
+def test_two_tensors_of_one_name_here_are_refused() -> None:
+    state = {name: torch.zeros(1) for name in ("res2.0.conv1.weight", "backbone.res2.0.conv1.weight")}
+    with pytest.raises(CheckpointError, match=r"'backbone\.res2.* is a second 'backbone\.layer1\.0\.conv1\.weight'"):
+        from_detectron2(state)
+
+
+@pytest.mark.parametrize("rows", [None, 5])
+def test_a_predictor_of_the_rpn_without_its_rows_is_left_to_the_model_to_refuse(rows: int | None) -> None:
+    state, name = rpn(6), "proposal_generator.rpn_head.anchor_deltas.bias"
+    if rows is None:
+        del state[name]
+    else:
+        state[name] = torch.zeros(rows)
+    own = from_detectron2(state)
+    assert own["rpn.head.objectness.bias"].tolist() == [0, 3, 1, 4, 2, 5]
+    assert len(own.get("rpn.head.deltas.bias", ())) == (rows or 0)
+
+
 def test_what_is_left_out_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="toolbox"):
         assert from_detectron2({"pixel_mean": torch.zeros(3), "stem.fc.bias": torch.zeros(1)}) == {}
@@ -271,6 +289,9 @@ def test_other_anchors_than_the_configs_are_named() -> None:
     with pytest.raises(
         CheckpointError, match=r"sizes: \[\[16\], \[32\], \[64\], \[128\], \[256\]\], ratios: \[0.5, 1.0, 2.0\]"
     ):
+        check_settings("detectron2", ForeignCheckpoint(state), model)
+    state["proposal_generator.anchor_generator.cell_anchors.4"] = torch.cat((-halves[4], halves[4]), dim=1).repeat(2, 1)
+    with pytest.raises(CheckpointError, match="another number of anchors on each level"):
         check_settings("detectron2", ForeignCheckpoint(state), model)
 
 

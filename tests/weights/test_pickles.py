@@ -154,6 +154,55 @@ def test_a_torch_file_is_refused_the_same_way(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+# A hundred pairs of the pair before have 2^100 ends; a million tuples in each other are deeper than the stack.
+PAIRS, NESTED = b")" + b"2\x86" * 100, b")" + b"\x85" * 10**6
+MADE = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x85R(K\x01"  # an array's state, up to its shape
+TYPE = b"cnumpy\ndtype\n"
+OVERGROWN = {
+    "pairs as a key": (b"}" + PAIRS + b"K\x01s.", "a tuple is the key of a dict"),
+    "nested as a key": (b"}" + NESTED + b"K\x01s.", "a tuple is the key of a dict"),
+    "pairs as a key of an ordered dict": (
+        b"ccollections\nOrderedDict\n]" + PAIRS + b"K\x01\x86a\x85R.",
+        "a tuple is the key of a dict",
+    ),
+    "pairs as a type": (TYPE + PAIRS + b"\x85R.", "holds arrays of type a tuple"),
+    "nested as a type": (TYPE + NESTED + b"\x85R.", "holds arrays of type a tuple"),
+    "pairs as an encoding": (b"c_codecs\nencode\nU\x01a" + PAIRS + b"\x86R.", "encodes text as a tuple"),
+    "pairs as a shape": (MADE + PAIRS + TYPE + b"U\x02f4\x85R\x89U\x00tb.", "the shape of an array is no tuple"),
+    "nested as a shape": (MADE + NESTED + TYPE + b"U\x02f4\x85R\x89U\x00tb.", "the shape of an array is no tuple"),
+    "the same pairs in many dicts": (
+        b"("
+        + b"U\x01aK\x01\x86" * 1000
+        + b"lq\x00ccollections\nOrderedDict\nq\x010"
+        + b"h\x01h\x00\x85R0" * 100
+        + b".",
+        "larger than the file",
+    ),
+    "a number of 20 bytes": (b"}U\x01a\x8a\x14" + b"\x7f" * 20 + b"s.", "'a' is a number that no tensor holds"),
+}
+
+
+@pytest.mark.parametrize("growth", OVERGROWN)
+def test_a_small_file_takes_no_more_time_memory_or_stack_than_its_size(tmp_path: Path, growth: str) -> None:
+    content, message = OVERGROWN[growth]
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02" + content)
+    with pytest.raises(CheckpointError, match=f"model.pkl: .*{message}"):
+        read_checkpoint(path)
+
+
+def test_items_of_an_ordered_dict_as_python_2_writes_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02ccollections\nOrderedDict\n](]U\x01aK\x01e]U\x01bK\x02ee\x85R.".replace(b"]U", b"](U"))
+    assert list(read_pickle(path).items()) == [("a", 1), ("b", 2)]
+
+
+def test_an_author_that_is_no_text_is_no_author(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": {"w": np.zeros(1)}, "__author__": ["x"]}, protocol=2))
+    assert read_checkpoint(path).author == ""
+
+
 WHOLE = pickle.dumps({"model": ARRAYS}, protocol=2)
 DAMAGED = {
     "cut short": (WHOLE[: len(WHOLE) // 2], "not a whole pickle"),

@@ -38,8 +38,8 @@ def sweep(
     """Train the variants of a base config and put their results into one table.
 
     All configs are checked before anything trains. Each variant with each seed is an ordinary run, in
-    DIR/VARIANT/seed-N, and DIR gets table.md and table.json. The same command goes on with a sweep that was stopped, and
-    only prints the table of one that is finished. Several of it side by side share the runs.
+    DIR/VARIANT/seed-N, and DIR gets table.md and table.json. The same command goes on with a sweep that was stopped,
+    and only prints the table of one that is finished. Several of it side by side share the runs.
     """
     from toolbox.sweep_file import precheck_sweep, read_sweep
 
@@ -73,7 +73,7 @@ def _seeds(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts) or len({*map(int, parts)}) < len(parts):
+    if not all(part.strip().isdecimal() for part in parts) or len({*map(int, parts)}) < len(parts):
         raise ToolboxError(f"--seeds is different whole numbers with commas between, e.g. 0,1,2, not '{text}'")
     return tuple(map(int, parts))
 

@@ -174,8 +174,9 @@ def _sort_anchors(renamed: dict[str, Tensor], state: Mapping[str, Tensor], ratio
     order = anchor_order(len(objectness), ratios)
     for name in ("rpn.head.objectness.", "rpn.head.deltas."):
         for kind in ("weight", "bias"):
-            rows = renamed[name + kind]
-            renamed[name + kind] = rows.unflatten(0, (len(order), -1))[order].flatten(0, 1)
+            rows = renamed.get(name + kind)
+            if rows is not None and len(rows) % len(order) == 0:  # else the model, which it does not fit, says so
+                renamed[name + kind] = rows.unflatten(0, (len(order), -1))[order].flatten(0, 1)
 
 
 def _with_statistics(renamed: dict[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -59,25 +59,33 @@ def read_checkpoint(path: str | Path) -> ForeignCheckpoint:
     state = _weights_in(content, path)
     tensors = {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, Tensor)}
     meta = content.get("meta")
-    return _checked(
-        ForeignCheckpoint(
-            tensors, str(content.get("__author__", "")), meta if isinstance(meta, dict) else {}, str(path)
-        )
-    )
+    return _checked(ForeignCheckpoint(tensors, _author(content), meta if isinstance(meta, dict) else {}, str(path)))
 
 
 def _from_pickle(path: Path) -> ForeignCheckpoint:
     content = read_pickle(path)
     state = _weights_in(content, path)
     # Files of Caffe2 (all of Detectron's, and the ImageNet backbones made from them) name no author.
-    author = str(content.get("__author__", "" if "model" in content else "Caffe2"))
+    author = _author(content, "" if "model" in content else "Caffe2")
     tensors = {}
     for name, value in state.items():
         if isinstance(value, PickledArray) and value.value is not None:
             tensors[name] = torch.from_numpy(value.value)
         elif isinstance(value, int | float):
-            tensors[name] = torch.tensor(value)
+            tensors[name] = _number(value, f"{path}: '{name}'")
     return _checked(ForeignCheckpoint(tensors, author, path=str(path)))
+
+
+def _number(value: float, what: str) -> Tensor:
+    try:
+        return torch.tensor(value)
+    except (OverflowError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{what} is a number that no tensor holds ({error}); the file is damaged") from error
+
+
+def _author(content: Mapping[str, Any], unnamed: str = "") -> str:
+    author = content.get("__author__", unnamed)
+    return author if isinstance(author, str) else unnamed
 
 
 def _weights_in(content: Any, path: Path) -> Mapping[str, Any]:

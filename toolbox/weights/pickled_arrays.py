@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 _KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}  # as torch has them
+_MOST_AXES = 64  # numpy's
+_ENTRY = 4  # bytes that an entry of a dict takes at least in an honest file
 
 
 class Refused(Exception):
@@ -57,7 +59,7 @@ class ArrayMaker:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         calls: dict[str, Callable[..., Any] | None] = {
-            "collections.OrderedDict": OrderedDict,
+            "collections.OrderedDict": self.ordered_dict,
             "_codecs.encode": self.encode,
             "numpy.dtype": element_type,
             "numpy.ndarray": None,
@@ -70,10 +72,16 @@ class ArrayMaker:
             calls[f"{core}.numeric._frombuffer"] = self.from_buffer
         self.globals = {name: Global(name, call) for name, call in calls.items()}
 
+    def ordered_dict(self, pairs: Sequence[tuple[Any, Any]] = ()) -> OrderedDict[Any, Any]:
+        """An ordered dict; Python 2 writes its items as the argument."""
+        self._spend(_ENTRY * len(pairs))
+        check_keys(key for key, _ in pairs)
+        return OrderedDict(pairs)
+
     def encode(self, text: str, encoding: str = "latin1") -> bytes:
         """How Python 3 writes bytes in protocol 2."""
         if encoding not in ("latin1", "latin-1"):
-            raise Refused(f"encodes text as {encoding}")
+            raise Refused(f"encodes text as {_shown(encoding)}")
         self._spend(len(text))
         return text.encode("latin1")
 
@@ -102,8 +110,10 @@ class ArrayMaker:
         """The array, of the machine's byte order, with memory of its own."""
         if not isinstance(dtype, PickledType) or order not in ("C", "F"):
             raise Refused("holds an array of no known type")
-        if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
-            raise ValueError(f"an array has the shape {shape!r}")
+        if not isinstance(shape, tuple) or not all(type(side) is int for side in shape) or len(shape) > _MOST_AXES:
+            raise ValueError("the shape of an array is no tuple of sizes")
+        if any(side < 0 for side in shape):
+            raise ValueError(f"an array has the shape {shape}")
         # Python 2 wrote bytes as text of Latin-1; anything but text and bytes would be a list of objects.
         raw = content.encode("latin1") if isinstance(content, str) else content
         if not isinstance(raw, bytes | bytearray):
@@ -121,10 +131,26 @@ class ArrayMaker:
             raise ValueError("its arrays are larger than the file")
 
 
+def check_keys(keys: Iterable[Any]) -> None:
+    """Names and numbers are keys; to hash tuples in tuples takes a file as long, and the stack as deep, as it likes.
+
+    Raises:
+        TypeError: another key.
+    """
+    for key in keys:
+        if not isinstance(key, str | bytes | int | float | None):
+            raise TypeError(f"a {type(key).__name__} is the key of a dict")
+
+
+def _shown(value: Any) -> str:
+    """For messages: the text, or what else it is, since containers in containers have no end when they are written."""
+    return f"{value:.40}" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
 def element_type(kind: Any, *_: Any) -> PickledType:
     """`f4` and its like; objects, text and records are refused."""
-    if kind not in _KINDS:
-        raise Refused(f"holds arrays of type {kind}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise Refused(f"holds arrays of type {_shown(kind)}")
     return PickledType(kind)
 
 

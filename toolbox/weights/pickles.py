@@ -14,7 +14,7 @@ from typing import Any
 
 from toolbox.errors import CheckpointError
 from toolbox.weights.files import kind_of_file, not_weights
-from toolbox.weights.pickled_arrays import ArrayMaker, Global, Refused
+from toolbox.weights.pickled_arrays import ArrayMaker, Global, Refused, check_keys
 
 _LITERALS = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -137,6 +137,7 @@ class _Interpreter:
     def _set(self, target: Any, pairs: list[Any]) -> None:
         if not isinstance(target, dict):
             raise TypeError("it sets items of what is no dict")
+        check_keys(pairs[::2])
         target.update(zip(pairs[::2], pairs[1::2], strict=True))
         self.stack.append(target)
 

@@ -33,7 +33,7 @@ def rename(
         Our name → tensor.
 
     Raises:
-        CheckpointError: a tensor has no counterpart here; with every kind of such tensors.
+        CheckpointError: a tensor has no counterpart here, with every kind of such tensors; or two have the same.
     """
     renamed: dict[str, Tensor] = {}
     reasons: dict[str, list[str]] = {}
@@ -41,6 +41,8 @@ def rename(
     for name, tensor in state.items():
         own = _by_rule(name, names)
         if own is not None:
+            if own in renamed:
+                raise CheckpointError(f"'{name}' of {origin} is a second '{own}'; give a file that holds one model")
             renamed[own] = tensor
             continue
         reason = _by_rule(name, left_out)

@@ -175,6 +175,8 @@ def _anchors(known: TrainedWith, model: Any) -> list[str]:
     cells = getattr(model.rpn.anchors, "cells", None)
     if not known.anchors or cells is None or cells.is_meta:
         return []
+    if len({cell.shape for cell in known.anchors}) > 1:
+        return ["it was trained with another number of anchors on each level; ours is one number for all"]
     theirs = torch.stack([cell.float() for cell in known.anchors])
     if theirs.shape == cells.shape and torch.allclose(theirs, cells.float(), atol=0.1):
         return []

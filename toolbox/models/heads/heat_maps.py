@@ -29,7 +29,7 @@ def encode_joints(keypoints: Tensor, boxes: Tensor, size: tuple[int, int]) -> tu
         point, low, high = keypoints[..., axis], boxes[:, None, axis], boxes[:, None, axis + 2]
         place = ((point - low) * (count / (high - low))).floor()
         place = torch.where(point == high, count - 1, place)
-        inside = inside & (place >= 0) & (place < count)  # a region without extent holds none: NaN is not inside
+        inside = inside & (place >= 0) & (place < count) & (low < high)
         cell.append(place)
     x, y = (torch.where(inside, place, 0).long() for place in cell)
     return y * size[1] + x, inside

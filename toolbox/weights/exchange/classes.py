@@ -100,7 +100,8 @@ def classes_of_data(config: Config) -> ClassTable | str:
 
 def classes_of_meta(meta: Mapping[str, Any], source: str) -> ClassTable | None:
     """The classes that a checkpoint of MMDetection names; their ids are COCO's for COCO's classes, else 1 … K."""
-    found = meta.get("CLASSES") or (meta.get("dataset_meta") or {}).get("classes")
+    data = meta.get("dataset_meta")
+    found = meta.get("CLASSES") or (data.get("classes") if isinstance(data, Mapping) else None)
     if not isinstance(found, list | tuple) or not found or not all(isinstance(name, str) for name in found):
         return None
     coco = coco_classes()
