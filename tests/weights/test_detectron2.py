@@ -17,12 +17,12 @@ from toolbox.errors import CheckpointError
 from toolbox.models.backbones.weights import load_backbone_weights
 from toolbox.models.builder import check_wiring
 from toolbox.models.rpn import AnchorGenerator
-from toolbox.structures import FeatureSpec, Skeleton
+from toolbox.structures import FeatureSpec, PixelStats, Skeleton
 from toolbox.weights import check_fits
 from toolbox.weights.detectron2 import ZOO, from_detectron2
 from toolbox.weights.foreign_files import ForeignCheckpoint
 from toolbox.weights.mmdetection import from_mmdetection
-from toolbox.weights.trained_with import check_settings
+from toolbox.weights.trained_with import CAFFE, check_settings, warn_of_settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/detectron2"
 JOINTS = Skeleton(names=tuple(f"joint {index}" for index in range(17)))
@@ -295,12 +295,28 @@ def test_other_anchors_than_the_configs_are_named() -> None:
         check_settings("detectron2", ForeignCheckpoint(state), model)
 
 
-def test_a_backbone_reads_a_pickle_of_detectron2_as_its_weights(tmp_path: Path) -> None:
+def test_a_backbone_that_starts_with_other_settings_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    right = outline("mask_rcnn_r50_c4", 80, [])
+    for module in (right.backbone, right.roi_stage):
+        warn_of_settings(zoo("c4"), module)
+    assert not caplog.messages
+    given = ["model.backbone.stride_in_1x1=false", "model.roi_stage.stride_in_1x1=false"]
+    wrong = outline("mask_rcnn_r50_c4", 80, given)
+    for module in (wrong.backbone, wrong.roi_stage):
+        warn_of_settings(zoo("c4"), module)
+    told = "model.pkl: it was trained with the stride in the 1x1 convolution: set model"
+    assert caplog.messages == [f"{told}.backbone.stride_in_1x1: true", f"{told}.roi_stage.stride_in_1x1: true"]
+
+
+def test_a_backbone_reads_a_pickle_of_detectron2_as_its_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     class Stem(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(3, 2, 7, bias=False)
             self.bn1 = nn.BatchNorm2d(2)
+            self.pixels = PixelStats()
 
     path = tmp_path / "R-50.pkl"
     weight = np.arange(2 * 3 * 49, dtype=np.float32).reshape(2, 3, 7, 7)
@@ -310,5 +326,9 @@ def test_a_backbone_reads_a_pickle_of_detectron2_as_its_weights(tmp_path: Path) 
     stem = Stem()
     load_backbone_weights(stem, str(path), "resnet50")
     assert np.array_equal(stem.conv1.weight.detach().numpy(), weight)
+    assert len(caplog.messages) == 1 and "images were normalised otherwise" in caplog.messages[0]
+    stem.pixels = CAFFE
+    load_backbone_weights(stem, str(path), "resnet50")
+    assert len(caplog.messages) == 1
     values = [stem.bn1.weight, stem.bn1.bias, stem.bn1.running_mean, stem.bn1.running_var]
     assert [value.tolist() for value in values] == [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]]

@@ -54,7 +54,11 @@ def check_settings(source: str, checkpoint: ForeignCheckpoint, model: nn.Module)
         CheckpointError: what differs, each with the setting to write.
     """
     known = trained_with(source, checkpoint)
-    wrong = [*_pixels(known, model), *_strides(known, model), *_anchors(known, model)]
+    wrong = [
+        *_pixels(known, model.backbone),
+        *_strides(known, model.backbone, model.roi_stage),
+        *_anchors(known, model),
+    ]
     if wrong:
         lines = "\n".join(f"  {line}" for line in wrong)
         raise CheckpointError(f"{checkpoint.path}: the config has other settings than these weights\n{lines}")
@@ -64,6 +68,22 @@ def check_settings(source: str, checkpoint: ForeignCheckpoint, model: nn.Module)
             checkpoint.path,
             _written(CAFFE),
         )
+
+
+def warn_of_settings(checkpoint: ForeignCheckpoint, backbone: nn.Module) -> None:
+    """Say how a backbone that starts from a file of Detectron2 differs from what the file was trained with.
+
+    Training goes on from there, and may make up for it; so it is no error.
+
+    Args:
+        checkpoint: as it was read.
+        backbone: or a stage on regions.
+    """
+    known = trained_with("detectron2", checkpoint)
+    whole = hasattr(backbone, "pixels")
+    strides = _strides(known, backbone, None) if whole else _strides(known, None, backbone)
+    for line in (*_pixels(known, backbone), *strides):
+        logger.warning("%s: %s", checkpoint.path, line)
 
 
 def trained_with(source: str, checkpoint: ForeignCheckpoint) -> TrainedWith:
@@ -123,8 +143,8 @@ def _of_mmdetection(meta: Mapping[str, Any]) -> TrainedWith:
     return TrainedWith(pixels, None if style is None else style[1] == "caffe")
 
 
-def _pixels(known: TrainedWith, model: Any) -> list[str]:
-    own = getattr(model.backbone, "pixels", None)
+def _pixels(known: TrainedWith, backbone: Any) -> list[str]:
+    own = getattr(backbone, "pixels", None)
     if known.pixels is None or own is None or _same(known.pixels, own):
         return []
     return [f"images were normalised otherwise: set model.backbone.pixels: {_written(known.pixels)}"]
@@ -147,19 +167,19 @@ def _written(pixels: PixelStats) -> str:
     return f"{{mean: {mean}, std: {std}, scale: {pixels.scale}, order: {pixels.order}}}"
 
 
-def _strides(known: TrainedWith, model: Any) -> list[str]:
+def _strides(known: TrainedWith, backbone: Any, roi_stage: Any) -> list[str]:
     wrong = []
     in_1x1 = known.stride_in_1x1
     for key, stage in (
-        ("model.backbone", getattr(model.backbone, "layer2", None)),
-        ("model.roi_stage", getattr(model.roi_stage, "layer4", None)),
+        ("model.backbone", getattr(backbone, "layer2", None)),
+        ("model.roi_stage", getattr(roi_stage, "layer4", None)),
     ):
         own = None if stage is None else _stride_in_1x1(stage[0])
         if in_1x1 is not None and own is not None and own != in_1x1:
             size = "1x1" if in_1x1 else "3x3"
             setting = f"{key}.stride_in_1x1: {str(in_1x1).lower()}"
             wrong.append(f"it was trained with the stride in the {size} convolution: set {setting}")
-    c5 = getattr(model.backbone, "layer4", None)
+    c5 = getattr(backbone, "layer4", None)
     if known.dilated_c5 and c5 is not None and tuple(c5[-1].conv2.dilation) == (1, 1):
         wrong.append("it was trained with dilation in c5: set model.backbone.dilated_c5: true")
     return wrong

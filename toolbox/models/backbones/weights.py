@@ -18,6 +18,7 @@ from toolbox.errors import CheckpointError, did_you_mean
 from toolbox.weights import kind_of_file, not_weights
 from toolbox.weights.detectron2 import from_detectron2
 from toolbox.weights.foreign_files import read_checkpoint
+from toolbox.weights.trained_with import warn_of_settings
 
 _use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
@@ -74,7 +75,12 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, 
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
     """
     is_file = Path(weights).suffix in (".pth", ".pt", ".pkl", ".safetensors") or Path(weights).is_file()
-    if pretrained_wanted():
+    if pretrained_wanted() and Path(weights).suffix == ".pkl":
+        checkpoint = read_checkpoint(weights)
+        fit_state_dict(backbone, from_detectron2(checkpoint.state), weights, in_channels=in_channels)
+        if in_channels == 3:
+            warn_of_settings(checkpoint, backbone)
+    elif pretrained_wanted():
         state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
         fit_state_dict(backbone, state, weights, in_channels=in_channels)
     elif is_file:
