@@ -23,6 +23,7 @@ from toolbox import weights
 from toolbox.cli import main
 from toolbox.errors import CheckpointError
 from toolbox.inference.loading import LoadedDetector
+from toolbox.models.backbones.weights import without_pretrained
 from toolbox.weights.exchange import importing
 from toolbox.weights.exchange.classes import classes_of_meta, coco_classes, rows_of
 from toolbox.weights.exchange.settings import unlike_torchvision
@@ -182,6 +183,35 @@ def test_classes_come_from_the_data_by_number_of_rows_or_by_category_id(tmp_path
     assert torch.equal(model.box.head.predictor.logits.bias, bias[[3, 7, 0]])
 
 
+OF_MMDETECTION = {
+    **{f"neck.lateral.c{i + 2}.0.": f"neck.lateral_convs.{i}.conv." for i in range(4)},
+    **{f"neck.output.p{i + 2}.0.": f"neck.fpn_convs.{i}.conv." for i in range(4)},
+    "rpn.head.convolutions.0.": "rpn_head.rpn_conv.",
+    "rpn.head.objectness.": "rpn_head.rpn_cls.",
+    "rpn.head.deltas.": "rpn_head.rpn_reg.",
+    **{f"box.head.hidden.{2 * i}.": f"roi_head.bbox_head.shared_fcs.{i}." for i in range(2)},
+    "box.head.predictor.logits.": "roi_head.bbox_head.fc_cls.",
+    "box.head.predictor.deltas.": "roi_head.bbox_head.fc_reg.",
+}
+
+
+def test_boxes_for_all_classes_stay_as_they_are_where_rows_of_classes_are_chosen(tmp_path: Path) -> None:
+    config = load("model.box.head.class_agnostic=true")
+    with without_pretrained():
+        own = toolbox.build_detector(config, classes=coco_classes().names).state_dict()
+    theirs = {}
+    for name, tensor in own.items():
+        prefix = next((prefix for prefix in OF_MMDETECTION if name.startswith(prefix)), "")
+        theirs[OF_MMDETECTION.get(prefix, "") + name.removeprefix(prefix)] = tensor
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]}))
+    table = weights.read_classes(str(file))
+    found: Any = weights.import_weights(theirs, config, source="mmdetection", classes=table).model
+    logits, deltas = (own[f"box.head.predictor.{name}.weight"] for name in ("logits", "deltas"))
+    assert torch.equal(found.box.head.predictor.logits.weight, logits[[0, 16, 80]])
+    assert torch.equal(found.box.head.predictor.deltas.weight, deltas) and len(deltas) == 4
+
+
 @pytest.mark.parametrize("text", ["cat\n\ndog \n", "cat,dog", "cat, dog"])
 def test_names_in_a_file_or_with_commas(tmp_path: Path, text: str) -> None:
     file = tmp_path / "names.txt"
@@ -195,7 +225,8 @@ def test_the_classes_that_a_checkpoint_names_are_taken() -> None:
     assert own is not None and own.names == ("cat", "dog") and own.category_ids == (1, 2)
     coco = classes_of_meta({"dataset_meta": {"classes": list(coco_classes().names)}}, "theirs.pth")
     assert coco is not None and coco.category_ids[-1] == 90
-    assert classes_of_meta({}, "theirs.pth") is None
+    for meta in ({}, {"dataset_meta": "text"}, {"CLASSES": [1, 2]}):
+        assert classes_of_meta(meta, "theirs.pth") is None
 
 
 def state_of(change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict[str, Tensor]:
