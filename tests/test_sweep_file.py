@@ -65,6 +65,13 @@ def test_a_variant_is_the_base_with_its_values_the_sweep_s_and_the_command_line_
     assert all(v["train"]["seed"] == 3 and v["train"]["steps"] == 2 for v in found.values())
 
 
+def test_the_config_of_a_seed_stays_as_it_is_when_that_of_the_next_is_made(folder: Path) -> None:
+    Path("sweep.yaml").write_text(BASE + "variants: {a: null}\n")
+    (variant,) = read_sweep("sweep.yaml").trained
+    first, second = variant.nodes(0), variant.nodes(1)
+    assert [node.value["train"].value["seed"].value for node in (first, second)] == [0, 1]
+
+
 def test_a_value_may_be_one_argument_or_a_whole_component(folder: Path) -> None:
     text = (
         BASE + "variants:\n  a: {set: {model.box.extractor.sampling_ratio: 0}}\n"

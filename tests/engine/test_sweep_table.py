@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.sweep import load_sweep, runs_of
 from toolbox.engine.sweep_markdown import markdown
-from toolbox.engine.sweep_table import SweepTable, read_table
+from toolbox.engine.sweep_table import SweepTable, read_table, seconds_trained
 from toolbox.errors import CheckpointError
 from toolbox.yaml_nodes import write_inline
 
@@ -141,3 +142,13 @@ def test_a_damaged_evaluation_is_named_with_what_makes_it_anew(table: SweepTable
     Path("out/max/seed-1/eval.json").write_text('{"segm"')
     with pytest.raises(CheckpointError, match=r"out/max/seed-1/eval.json: not JSON .* rcnn eval out/max/seed-1"):
         read_table(load_sweep("sweep.yaml"), "out")
+
+
+def test_training_time_is_what_each_line_adds_without_evaluations(tmp_path: Path) -> None:
+    lines = [
+        {"step": 10, "loss": 1.0, "images_per_second": 4.0},  # 10 steps of 2 images: 5 s
+        {"step": 10, "eval": {}},
+        {"step": 30, "loss": 1.0, "images_per_second": 8.0},  # 20 steps more: 5 s
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert seconds_trained(RunFolder(tmp_path), batch=2) == 10.0

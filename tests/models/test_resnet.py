@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from toolbox.models.backbones import ResNet, ResNetStage
 from toolbox.structures import RoIShape
@@ -29,6 +31,17 @@ def stirred(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def c5(backbone: nn.Module, images: Tensor) -> Tensor:
     return backbone(images)["c5"]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-5, 0.5])
+def test_norm_eps_is_what_every_norm_adds_to_its_variance(epsilon: float) -> None:
+    ours = stirred(ResNet(depth=18, norm="bn", out=["c5"], norm_eps=epsilon))
+    theirs = resnet18(norm_layer=partial(nn.BatchNorm2d, eps=epsilon)).eval().double()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.avgpool, theirs.fc = nn.Identity(), nn.Identity()
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(c5(ours, images).flatten(1), theirs(images), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

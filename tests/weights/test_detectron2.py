@@ -245,6 +245,24 @@ def test_settings_that_no_shape_tells_are_named_together() -> None:
         check_settings("detectron2", zoo("dc5"), outline("mask_rcnn_r50_dc5", 80, ["model.backbone.dilated_c5=false"]))
 
 
+@pytest.mark.parametrize(
+    "changed", ["order=rgb", "std=[57.375, 57.12, 58.395]", "mean=[103.53, 116.28, 122.0]", "scale=0.5"]
+)
+def test_pixels_that_differ_in_one_respect_are_told(changed: str) -> None:
+    model = outline("mask_rcnn_r50_fpn", 80, [f"model.backbone.pixels.{changed}"])
+    with pytest.raises(CheckpointError, match="images were normalised otherwise"):
+        check_settings("detectron2", zoo("fpn"), model)
+
+
+def test_pixels_in_another_unit_are_the_same() -> None:
+    unit = [
+        f"model.backbone.pixels.{name}={[round(v / 255, 7) for v in values]}"
+        for name, values in (("mean", CAFFE.mean), ("std", CAFFE.std))
+    ]
+    model = outline("mask_rcnn_r50_fpn", 80, [*unit, f"model.backbone.pixels.scale={1 / 255}"])
+    check_settings("detectron2", zoo("fpn"), model)
+
+
 def test_a_resnext_has_other_settings_than_a_resnet() -> None:
     config, body, overrides = MODELS["fpn, ResNeXt"]
     with pytest.raises(CheckpointError, match="3x3 convolution: set model.backbone.stride_in_1x1: false"):

@@ -111,6 +111,10 @@ ATTACKS = {
     "an array of objects": lambda marker: pickle.dumps({"model": {"w": np.array([Path("x")], dtype=object)}}),
     "a subclass of arrays": lambda marker: pickle.dumps({"model": {"w": np.zeros(3).view(Array)}}),
     "records": lambda marker: pickle.dumps({"model": {"w": np.zeros(2, dtype=[("a", "f4")])}}),
+    "records that call themselves floats": lambda marker: (
+        b"\x80\x02cnumpy\ndtype\nU\x02f4\x85R(K\x03U\x01<NU\x01a\x85NK\x08K\x04K\x00tb."
+    ),
+    "a call of what is only a name": lambda marker: b"\x80\x02cnumpy\nndarray\nK\x01\x85R.",
     "an extension code": lambda marker: b"\x80\x02\x82\x01.",
     "bytes of another size": lambda marker: b"\x80\x02cbuiltins\nbytes\nJ\x00\x00\x00\x40\x85R.",
 }
