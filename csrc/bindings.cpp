@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -53,9 +55,15 @@ Request make_request(const Request& settings, const std::vector<uint64_t>& maps,
   }
   Request request = settings;
   for (size_t level = 0; level < levels; ++level) {
+    const int64_t height = shapes[level * 4 + 2], width = shapes[level * 4 + 3];
+    // Cells are counted by int in the kernels.
+    if (height < 1 || width < 1 || height > std::numeric_limits<int>::max() / width) {
+      throw std::invalid_argument("a feature map has 1 to 2**31 - 1 cells, got " + std::to_string(height) + " x " +
+                                  std::to_string(width));
+    }
     request.levels[level].features = maps[level];
-    request.levels[level].height = static_cast<int>(shapes[level * 4 + 2]);
-    request.levels[level].width = static_cast<int>(shapes[level * 4 + 3]);
+    request.levels[level].height = static_cast<int>(height);
+    request.levels[level].width = static_cast<int>(width);
   }
   request.images = shapes[0];
   request.channels = shapes[1];
@@ -77,6 +85,9 @@ std::vector<void*> pointers(const std::vector<uint64_t>& addresses) {
 int64_t forward_cpu(const Request& settings, const std::vector<uint64_t>& maps, const std::vector<int64_t>& shapes,
                     uint64_t rois, int64_t regions, bool channels_last, int dtype, uint64_t pooled, int threads) {
   const Request request = make_request(settings, maps, shapes, rois, regions, channels_last, dtype);
+  // A tensor may stand for zeros that are nowhere, and says so by no other sign that is as cheap.
+  const bool nowhere = request.images > 0 && std::find(maps.begin(), maps.end(), uint64_t(0)) != maps.end();
+  if (nowhere || rois == 0 || pooled == 0) throw std::invalid_argument("a tensor has no memory of its own");
   const py::gil_scoped_release released;
   const int64_t bad = first_bad_region(request);
   if (bad < 0) pool_forward_cpu(request, reinterpret_cast<void*>(pooled), threads);

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -35,10 +34,11 @@ void run_threads(int threads, const Body& body) {
   std::vector<std::thread> others;
   std::vector<int> refused;
   others.reserve(threads);
+  refused.reserve(threads);
   for (int index = 1; index < threads; ++index) {
     try {
       others.emplace_back(guarded, index);
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {  // no more threads, or no memory for one
       refused.push_back(index);
     }
   }

@@ -29,6 +29,10 @@ ROIS = torch.zeros(4, 5)
         (lambda: ops.multiscale_roi_align([F, F.double()], ROIS, 7, strides=(4, 8)), r"levels share type and device"),
         (lambda: ops.multiscale_roi_align([F, F[:, :2]], ROIS, 7, strides=(4, 8)), r"levels share the number of"),
         (lambda: ops.multiscale_roi_pool([F], ROIS, 7, strides=(0,)), r"strides are \[0\]: expected positive"),
+        (
+            lambda: ops.multiscale_roi_align([F], ROIS, 7, strides=(4,), canonical_level=1 << 40),
+            r"canonical_level is 1099511627776",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, message) -> None:
@@ -44,3 +48,11 @@ def test_an_image_that_does_not_exist_is_named(index: float) -> None:
     for call in (ops.roi_align, ops.roi_pool):
         with pytest.raises(ToolboxError, match=rf"rois\[3\] belongs to image {index:g}, but features hold 2 images"):
             call(F, rois, 7)
+
+
+def test_a_whole_number_may_be_a_float_and_is_the_same_setting() -> None:
+    rois = torch.tensor([[0.0, 1, 1, 5, 5]])
+    features = torch.rand(1, 3, 8, 8)
+    # A number that no other test uses, since settings are kept from call to call.
+    got = ops.multiscale_roi_align([features], rois, 2, strides=(1,), sampling_ratio=11.0)  # type: ignore[arg-type]
+    assert torch.equal(got, ops.multiscale_roi_align([features], rois, 2, strides=(1,), sampling_ratio=11))

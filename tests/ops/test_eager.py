@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from toolbox import ops
-from toolbox.ops import eager
+from toolbox.ops import arguments, eager, native
 
 pytestmark = pytest.mark.skipif(not ops.native_built(), reason="the extension was not compiled")
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -113,6 +113,98 @@ def test_the_result_is_written_to_out(make_rois, layout) -> None:
 def test_an_out_that_does_not_fit_is_refused(out: Tensor, said: str) -> None:
     with pytest.raises(ops.ArgumentError, match=said):
         ops.roi_align(torch.randn(1, 4, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]]), 2, out=out)
+
+
+def test_whoever_kept_out_for_a_gradient_is_told_that_it_was_written() -> None:
+    features, rois = torch.rand(1, 4, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]])
+    out, weight = torch.zeros(1, 4, 2, 2), torch.ones(4, 2, 2, requires_grad=True)
+    loss = (out * weight).sum()
+    with torch.no_grad():
+        ops.roi_align(features, rois, 2, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+def test_out_may_lie_where_the_features_lie(layout) -> None:
+    # Written one by one, the first region would change the image that the last one reads.
+    features = torch.rand(3, 4, 6, 6).contiguous(memory_format=layout)
+    rois = torch.tensor([[image, 0.0, 0, 5, 5] for image in (2, 1, 0)])
+    want = ops.roi_align(features, rois, 6)
+    assert ops.roi_align(features, rois, 6, out=features) is features
+    assert torch.equal(features, want)
+
+
+def test_out_may_lie_where_the_regions_lie() -> None:
+    # The first region is written to the last one's x1.
+    memory = torch.zeros(20)
+    rois, out = memory.view(4, 5), memory[16:].view(4, 1, 1, 1)
+    rois[:] = torch.tensor([0.0, 1, 1, 5, 5])
+    features = torch.rand(1, 1, 8, 8)
+    want = ops.roi_align(features, rois.clone(), 1)
+    assert torch.equal(ops.roi_align(features, rois, 1, out=out), want)
+
+
+# Tensors whose values do not lie at their address
+
+
+class Wrapper(Tensor):
+    """A tensor without memory of its own, as those of distributed and quantised models are."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Wrapper:
+        made = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)  # type: ignore
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        return function(*(a.inner if isinstance(a, Wrapper) else a for a in args), **(kwargs or {}))
+
+
+def test_out_may_be_a_tensor_that_wraps_another() -> None:
+    features, rois = torch.rand(1, 4, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]])
+    inner = torch.zeros(1, 4, 2, 2)
+    ops.roi_align(features, rois, 2, out=Wrapper(inner))
+    assert torch.equal(inner, ops.roi_align(features, rois, 2))
+
+
+def test_views_that_stand_for_the_negative_are_read_and_written_as_that() -> None:
+    features, rois = torch.rand(1, 4, 8, 8), torch.tensor([[0.0, 1, 1, 5, 5]])
+    want = ops.roi_align(features, rois, 2)
+    assert torch.equal(ops.roi_align(torch._neg_view(features), rois, 2), -want)
+    assert torch.equal(ops.roi_align(features, torch._neg_view(-rois), 2), want)
+    out = torch._neg_view(torch.zeros(1, 4, 2, 2))
+    assert torch.equal(ops.roi_align(features, rois, 2, out=out), want)
+    leaf = features.requires_grad_()
+    given = torch.rand(1, 4, 2, 2)
+    gradients = []
+    for sign in (given, torch._neg_view(-given)):
+        pooled = ops.roi_align(leaf, rois, 2)
+        gradients += torch.autograd.grad(pooled, leaf, sign)
+    assert torch.equal(*gradients) and gradients[0].any()
+
+
+def test_zeros_without_memory_do_no_harm(route) -> None:
+    features, rois = torch._efficientzerotensor((1, 4, 8, 8)), torch.tensor([[0.0, 1, 1, 5, 5]])
+    if route == "eager":
+        with pytest.raises(ValueError, match="no memory of its own"):
+            ops.roi_align(features, rois, 2)
+    else:
+        assert not ops.roi_align(features, rois, 2).any()
+    leaf = torch.rand(1, 4, 8, 8, requires_grad=True)
+    pooled = ops.roi_align(leaf, rois, 2)
+    [gradient] = torch.autograd.grad(pooled, leaf, torch._efficientzerotensor(pooled.shape))
+    assert gradient.shape == leaf.shape and not gradient.any()
+
+
+@pytest.mark.parametrize("size", [(1 << 16, 1 << 15), (1, 1 << 31), (1 << 40, 1), (0, 5)])
+def test_maps_whose_cells_cannot_be_counted_are_refused(size) -> None:
+    settings = native._handle(arguments.single_settings(2, 1.0))
+    with pytest.raises(ValueError, match=rf"1 to 2\*\*31 - 1 cells, got {size[0]} x {size[1]}"):
+        native._extension.request(settings, [0], [1, 1, *size], 0, 1, False, 0)
 
 
 # Maps with channels outermost, converted where the regions together cover them

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -180,6 +181,23 @@ def test_neighbours_in_memory_are_not_read() -> None:
     corners = [(-1.0, -1.0, 7.0, 7.0), (4.0, 4.0, 6.9, 6.9), (-0.9, -0.9, 1.0, 1.0)]
     rois = torch.tensor([(0.0, *corner) for corner in corners])
     assert not ops.roi_align(buffer[1:2], rois, 7, sampling_ratio=0).isnan().any()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_map_of_more_elements_than_an_int_counts_is_read_to_its_end(last) -> None:
+    side = 27000
+    try:
+        # Memory that is never touched is never taken, unlike that of torch.zeros.
+        memory = np.zeros((1, side, side, 3) if last else (1, 3, side, side), np.float16)
+    except MemoryError:
+        pytest.skip("4.4 GB of addresses are not given here")
+    features = torch.from_numpy(memory)
+    features = features.permute(0, 3, 1, 2) if last else features
+    assert features.numel() > 1 << 31
+    features[0, :, -1, -1] = torch.tensor([1.0, 3.0, 5.0])
+    corner = box(side - 1, side - 1, side, side)
+    assert ops.roi_align(features, corner, 1, sampling_ratio=1).flatten().tolist() == [1.0, 3.0, 5.0]
+    assert ops.roi_pool(features, corner, 1).flatten().tolist() == [1.0, 3.0, 5.0]
 
 
 def test_no_regions_and_no_images_give_empty_results_with_a_gradient() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -105,6 +106,44 @@ def test_results_are_the_same_bits_for_any_number_of_threads(make_rois, layout, 
     for pooled, grad in results[1:]:
         assert torch.equal(pooled, results[0][0])
         assert torch.equal(grad, results[0][1])
+
+
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("channels", [7, 33, 65])
+@pytest.mark.parametrize("height", [20, 200])  # the regions cover the map many times, or a part of it
+@pytest.mark.parametrize("pool", ["average", "max", "whole cells"])
+def test_so_are_gradients_however_channels_are_shared_out(make_rois, layout, channels, height, pool) -> None:
+    features = torch.randn(1, channels, height, height).contiguous(memory_format=layout)
+    rois, weight = make_rois(40, 1, 20.0, 20.0), torch.randn(40, channels, 14, 14)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 5):
+            torch.set_num_threads(count)
+            leaf = features.clone().requires_grad_()
+            pooled = ops.roi_pool(leaf, rois, 14) if pool == "whole cells" else ops.roi_align(leaf, rois, 14, mode=pool)
+            pooled.backward(weight)
+            results.append(leaf.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] is not None and results[0].any()
+    assert all(torch.equal(gradient, results[0]) for gradient in results[1:])
+
+
+def test_several_threads_of_python_may_call_at_once(make_rois) -> None:
+    rois = make_rois(50, 2, 30.0, 30.0)
+    maps = [torch.randn(2, 24, 30, 30, requires_grad=True) for _ in range(4)]
+    sizes = (3, 5, 7, 9)
+
+    def work(index: int) -> tuple[Tensor, Tensor]:
+        pooled = ops.roi_align(maps[index], rois, sizes[index], mode=("average", "max")[index % 2])
+        return pooled.detach(), torch.autograd.grad(pooled.square().sum(), maps[index])[0]
+
+    alone = [work(index) for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(work, list(range(4)) * 10))
+    for index, results in enumerate(together):
+        assert all(torch.equal(a, b) for a, b in zip(results, alone[index % 4], strict=True))
 
 
 def test_works_in_a_forked_process(make_rois) -> None:

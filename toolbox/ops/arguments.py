@@ -17,6 +17,7 @@ from toolbox.errors import ToolboxError
 FEATURE_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_LEVELS = 8  # kMaxLevels in csrc/request.h
 MAX_POOLED = 1024
+MAX_LEVEL_NUMBER = 1024  # log2 of a stride
 
 Method = Literal["align_average", "align_max", "pool_max"]
 
@@ -55,6 +56,10 @@ class PoolSettings:
             raise ArgumentError(f"sampling_ratio is {self.sampling_ratio}: expected 0 (adaptive) to {MAX_POOLED}")
         if not self.canonical_size > 0:
             raise ArgumentError(f"canonical_size is {self.canonical_size}: expected a positive number")
+        if abs(self.canonical_level) > MAX_LEVEL_NUMBER:
+            raise ArgumentError(
+                f"canonical_level is {self.canonical_level}: expected the level of a map, log2 of its stride"
+            )
 
 
 def single_settings(

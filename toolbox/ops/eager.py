@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.compiler import is_compiling
 
-from toolbox.ops import native
+from toolbox.ops import native, operators
 from toolbox.ops.arguments import PoolSettings
 
 # What tells of a watcher. They are not public: where a torch has them no more, nothing is called plain.
@@ -34,10 +34,10 @@ _TYPES = frozenset({Tensor, torch.nn.Parameter})
 
 def is_plain(features: Sequence[Tensor], rois: Tensor) -> bool:
     """Whether these are ordinary tensors, and nobody but autograd watches what is done with them."""
-    if is_compiling() or features[0].is_meta or type(rois) not in _TYPES:
+    if is_compiling() or features[0].is_meta or not _holds_its_values(rois):
         return False
     for level in features:
-        if type(level) not in _TYPES:
+        if not _holds_its_values(level):
             return False
     for watched in _watchers:
         if watched():
@@ -45,13 +45,31 @@ def is_plain(features: Sequence[Tensor], rois: Tensor) -> bool:
     return getattr(forward_ad, "_current_level", 0) < 0
 
 
-def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
-    """Pool (R, C, P, P) out of checked, plain arguments."""
+def _holds_its_values(tensor: Tensor) -> bool:
+    """Whether the values lie at the tensor's address: not a subclass's, nor a view's that stands for the negative."""
+    return type(tensor) in _TYPES and not tensor.is_neg()
+
+
+def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, out: Tensor | None = None) -> Tensor:
+    """Pool (R, C, P, P) out of checked, plain arguments; into `out` where no gradient is wanted."""
+    if out is not None:
+        if any(_overlap(out, given) for given in (rois, *features)):
+            return out.copy_(native.forward(features, rois, settings))
+        native.forward(features, rois, settings, out)
+        # Torch does not see the writing: whoever kept `out` for a gradient would compute a wrong one.
+        torch.autograd.graph.increment_version(out)
+        return out
     if torch.is_grad_enabled():
         for level in features:
             if level.requires_grad:
                 return _Pool.apply(settings, rois, *features)
     return native.forward(features, rois, settings)
+
+
+def _overlap(out: Tensor, given: Tensor) -> bool:
+    """Whether writing to `out` may change what is read; tensors with gaps are copied before, so it matters not."""
+    ours, theirs = out.data_ptr(), given.data_ptr()
+    return ours < theirs + given.numel() * given.element_size() and theirs < ours + out.numel() * out.element_size()
 
 
 class _Pool(torch.autograd.Function):
@@ -65,4 +83,7 @@ class _Pool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rois, *features = ctx.saved_tensors
-        return None, None, *native.backward(grad, features, ctx.shapes, ctx.channels_last, rois, ctx.settings)
+        backward = native.backward
+        if not _holds_its_values(grad) or grad._is_zerotensor():
+            backward = operators.backward
+        return None, None, *backward(grad, features, ctx.shapes, ctx.channels_last, rois, ctx.settings)

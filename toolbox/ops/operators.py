@@ -22,9 +22,23 @@ _BACKWARD = "Tensor pooled, Tensor[] features, SymInt[] shapes, bool channels_la
 
 def pool_regions(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings) -> Tensor:
     """Pool (R, C, P, P) out of checked arguments."""
-    return _forward_op(
-        features,
-        rois,
+    return _forward_op(features, rois, *_fields(settings))
+
+
+def backward(
+    pooled: Tensor,
+    features: Sequence[Tensor],
+    shapes: Sequence[int],
+    channels_last: bool,
+    rois: Tensor,
+    settings: PoolSettings,
+) -> list[Tensor]:
+    """Gradients of the levels; arguments as those of `native.backward`, of any kind that torch makes ordinary."""
+    return _backward_op(pooled, features, shapes, channels_last, rois, *_fields(settings))
+
+
+def _fields(settings: PoolSettings) -> tuple[Any, ...]:
+    return (
         settings.output_size,
         settings.scales,
         settings.numbers,

@@ -83,7 +83,7 @@ def multiscale_roi_align(
     Returns:
         (R, C, P, P).
     """
-    sampling = (mode, sampling_ratio, aligned)
+    sampling = (mode, int(sampling_ratio), bool(aligned))
     settings = pyramid_settings(output_size, strides, len(features), sampling, canonical_size, canonical_level)
     return _pool(features, rois, settings, out)
 
@@ -136,12 +136,8 @@ def _pool(features: Sequence[Tensor], rois: Tensor, settings: PoolSettings, out:
         check_out(out, features, rois, settings)
     if not native.usable_for(features[0]):
         pooled = fallback.pool_regions(features, rois, settings)
-    elif eager.is_plain(features, rois):
-        pooled = (
-            eager.pool_regions(features, rois, settings)
-            if out is None
-            else native.forward(features, rois, settings, out)
-        )
+    elif eager.is_plain(features if out is None else [*features, out], rois):
+        pooled = eager.pool_regions(features, rois, settings, out)
     else:
         pooled = operators.pool_regions(features, rois, settings)
     return pooled if out is None or out is pooled else out.copy_(pooled)
