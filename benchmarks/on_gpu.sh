@@ -6,7 +6,9 @@
 # DATA is a folder with train/, val/ and annotations/instances_{train,val}.json; then the nuclei config is trained on it.
 # WHEELS (default .wheels) is a folder of wheels for packages that the machine lacks; OUT (default runs/on_gpu) takes logs
 # and results; PYTHON is the interpreter; TOOLBOX_CUDA_ARCHS (default: this GPU's own) what to compile for.
-# A step that fails is reported and does not stop the next; the exit status is 1 if one failed.
+# STEPS chooses among the steps ("build cuda_tests ops"; default all), where a call may not take as long as all of them;
+# what compute-sanitizer finds, which is slow, comes last. A step that fails is reported and does not stop the
+# next; the exit status is 1 if one failed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +23,7 @@ summary=() failed=0
 step() { # step NAME COMMAND… — run, keep the whole output in OUT/NAME.log, show its end
     local name=$1 start=$SECONDS status=0
     shift
+    [[ -z ${STEPS:-} || " $STEPS " == *" $name "* ]] || return 0
     echo "== $name: $*"
     "$@" >"$out/$name.log" 2>&1 || status=$?
     tail -n "${SHOW:-25}" "$out/$name.log"
@@ -96,16 +99,16 @@ step environment environment
 step packages packages
 step build build
 step cuda_tests cuda_tests
-step memcheck sanitizer memcheck
-step racecheck sanitizer racecheck
-step synccheck sanitizer synccheck
 SHOW=80 step ops "$python" benchmarks/ops.py --device cuda --json "$out/ops.json"
 SHOW=80 step infer "$python" benchmarks/infer.py
 if [ -n "$data" ]; then
     step train_nuclei train_nuclei
     [ -f "$out/nuclei/eval.json" ] && cat "$out/nuclei/eval.json"
 fi
+step memcheck sanitizer memcheck
+step racecheck sanitizer racecheck
+step synccheck sanitizer synccheck
 
 printf '\n== summary\n'
-printf '%s\n' "${summary[@]}" | tee "$out/summary.txt"
+printf '%s\n' ${summary[@]+"${summary[@]}"} | tee "$out/summary.txt"
 exit $failed
