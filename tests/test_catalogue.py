@@ -18,7 +18,7 @@ from toolbox.config import check
 from toolbox.errors import ConfigError
 from toolbox.json_schema import json_schema
 from toolbox.registry import FAMILIES
-from toolbox.schema import RunConfig, register_builtin
+from toolbox.sections import RunConfig, register_builtin
 from toolbox.signatures import signature_of, spell
 from toolbox.yaml_nodes import Findings, parse
 

@@ -40,7 +40,8 @@ import toolbox.cli
 from toolbox import plugins
 from toolbox.explain import explain
 from toolbox.registry import FAMILIES
-from toolbox.schema import load_config, register_builtin
+from toolbox.schema import load_config
+from toolbox.sections import register_builtin
 
 ROOT = Path(__file__).resolve().parents[1]
 GENERATED = ("docs/messages.md", "docs/reference.md")  # `make docs` writes them

@@ -13,7 +13,8 @@ from toolbox.config import check
 from toolbox.errors import ToolboxError
 from toolbox.explain import explain
 from toolbox.precheck import read_nodes
-from toolbox.schema import RunConfig, config_from_text
+from toolbox.schema import config_from_text
+from toolbox.sections import RunConfig
 from toolbox.yaml_nodes import Findings
 
 TEXT = """\
@@ -49,8 +50,8 @@ def lines(key: str, *overrides: str) -> list[str]:
         ("model.backbone.norm", "gn", "run.yaml:2:34"),
         ("model.backbone.depth", "50", "default of ResNet (toolbox.models.backbones.resnet)"),
         ("model.backbone.type", "ResNet", "run.yaml:2:20"),
-        ("model.type", "RCNN", "default of RunConfig (toolbox.schema)"),
-        ("train.optimizer.type", "SGD", "default of TrainConfig (toolbox.schema)"),
+        ("model.type", "RCNN", "default of RunConfig (toolbox.sections)"),
+        ("train.optimizer.type", "SGD", "default of TrainConfig (toolbox.sections)"),
         (
             "model.box.extractor.canonical_size",
             "224.0",
@@ -60,7 +61,7 @@ def lines(key: str, *overrides: str) -> list[str]:
         ("model.rpn.anchors.sizes.2", "32.0", "run.yaml:6:22"),
         ("data.resize.short", "64", "run.yaml:11:19"),
         ("data.transforms.0.prob", "0.5", "default of HorizontalFlip (toolbox.data.transforms)"),
-        ("train.optimizer", "SGD", "default of TrainConfig (toolbox.schema)"),
+        ("train.optimizer", "SGD", "default of TrainConfig (toolbox.sections)"),
         ("train.optimizer.momentum", "0.9", "default of SGD (toolbox.engine.optim)"),
         ("test.nms", "0.5", "default of 'test', which is a TestSettings unless told"),
     ],

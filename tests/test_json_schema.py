@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from toolbox.json_schema import json_schema
-from toolbox.schema import RunConfig, register_builtin
+from toolbox.sections import RunConfig, register_builtin
 from toolbox.yaml_nodes import Findings, parse
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -13,7 +13,8 @@ from toolbox.errors import ConfigError
 from toolbox.models.box_branch import TestSettings
 from toolbox.models.builder import build_detector
 from toolbox.registry import INSTANCE_HEADS
-from toolbox.schema import TrainConfig, config_from_text
+from toolbox.schema import config_from_text
+from toolbox.sections import TrainConfig
 from toolbox.structures import RoIShape
 
 ROOT = Path(__file__).resolve().parents[1]

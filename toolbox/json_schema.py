@@ -37,7 +37,7 @@ def json_schema(root: type, families: Mapping[str, Registry] = FAMILIES) -> dict
     """What a YAML of `root` may hold.
 
     Args:
-        root: the class of the whole YAML, as a rule `toolbox.schema.RunConfig`.
+        root: the class of the whole YAML, as a rule `toolbox.sections.RunConfig`.
         families: their registered components become the choices of `type`.
     """
     writer = _Writer(families)

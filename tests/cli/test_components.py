@@ -9,7 +9,7 @@ import pytest
 
 from toolbox.cli import main
 from toolbox.registry import BACKBONES
-from toolbox.schema import register_builtin
+from toolbox.sections import register_builtin
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "plugins" / "boundary" / "boundary.yaml"

@@ -17,7 +17,8 @@ from toolbox.cli import main
 from toolbox.cli.wiring import wiring_lines
 from toolbox.models.builder import build_detector
 from toolbox.registry import BACKBONES, INSTANCE_HEADS
-from toolbox.schema import config_from_text, register_builtin
+from toolbox.schema import config_from_text
+from toolbox.sections import register_builtin
 from toolbox.structures import FeatureSpec, PixelStats
 
 RUN = """\

@@ -22,7 +22,7 @@ from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter
 from toolbox.engine.job import Job
 from toolbox.errors import DataError
 from toolbox.registry import DATASETS, TRANSFORMS
-from toolbox.schema import DataConfig
+from toolbox.sections import DataConfig
 from toolbox.structures import Batch
 
 RESIZE = Resize(short=[40, 48, 56], max=80)

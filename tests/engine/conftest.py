@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from toolbox.data.interfaces import Sample
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
-from toolbox.schema import DataConfig, RunConfig, TrainConfig, register_builtin
+from toolbox.sections import DataConfig, RunConfig, TrainConfig, register_builtin
 from toolbox.structures import Detections, Targets
 from toolbox.yaml_nodes import write
 

@@ -14,7 +14,8 @@ from toolbox.engine.optim import build_optimizer
 from toolbox.models.builder import check_wiring
 from toolbox.plan import Plan
 from toolbox.registry import FAMILIES
-from toolbox.schema import config_from_text, register_builtin
+from toolbox.schema import config_from_text
+from toolbox.sections import register_builtin
 from toolbox.signatures import signature_of
 from toolbox.structures import Skeleton
 from toolbox.yaml_nodes import Findings, parse, write, write_inline

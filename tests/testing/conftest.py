@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from toolbox.registry import FAMILIES
-from toolbox.schema import register_builtin
+from toolbox.sections import register_builtin
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -12,7 +12,7 @@ import pytest
 import toolbox
 from toolbox.data.shapes import Shapes
 from toolbox.registry import FAMILIES
-from toolbox.schema import register_builtin
+from toolbox.sections import register_builtin
 from toolbox.structures import FeatureSpec, RoIShape
 from toolbox.testing import check_component
 

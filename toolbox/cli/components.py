@@ -97,7 +97,7 @@ def _catalogue(plugins: Sequence[str]) -> Catalogue:
     if recorded is not None:
         return recorded
     from toolbox.registry import FAMILIES
-    from toolbox.schema import RunConfig, register_builtin
+    from toolbox.sections import RunConfig, register_builtin
 
     register_builtin()
     catalogue.save(RunConfig)

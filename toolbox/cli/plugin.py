@@ -103,7 +103,7 @@ def package(module: str, class_name: str, family: str) -> dict[str, str]:
         ToolboxError: a component of that name exists, or the template imports something of that name.
     """
     from toolbox.registry import FAMILIES
-    from toolbox.schema import register_builtin
+    from toolbox.sections import register_builtin
 
     register_builtin()
     if class_name in FAMILIES[family]:

@@ -26,7 +26,8 @@ from toolbox.inference.predictor import choose_device
 from toolbox.models.builder import build_detector, check_ground_truth, check_wiring, uses_joints
 from toolbox.plan import Plan
 from toolbox.plugin_records import keep_files
-from toolbox.schema import Config, Schedule
+from toolbox.schema import Config
+from toolbox.sections import Schedule
 from toolbox.structures import Batch
 from toolbox.weights import save_model
 

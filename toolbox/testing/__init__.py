@@ -17,7 +17,7 @@ from typing import Any
 from toolbox.errors import did_you_mean
 from toolbox.plugins import load_installed
 from toolbox.registry import FAMILIES, Registry
-from toolbox.schema import register_builtin
+from toolbox.sections import register_builtin
 from toolbox.testing.case import Case, Check
 from toolbox.testing.constructors import CONSTRUCTOR_CHECKS
 from toolbox.testing.data import DATASET_CHECKS, TRANSFORM_CHECKS

@@ -1,0 +1,199 @@
+"""The sections of a run's YAML, each a dataclass: its fields are the keys, its docstring is their reference.
+
+A component whose wired arguments are known only later (the parameters to optimize) or whose construction reads files (a
+data set) stays a `Plan`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
+from typing import Annotated, Any, Literal, Protocol
+
+from toolbox.data.resize import Resize
+from toolbox.models.box_branch import TestSettings
+from toolbox.plan import Plan
+from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
+from toolbox.signatures import Component
+
+_COMPONENTS = (
+    "toolbox.models.backbones",
+    "toolbox.models.necks",
+    "toolbox.models.rpn",
+    "toolbox.models.roi_extractors",
+    "toolbox.models.heads",
+    "toolbox.models.losses",
+    "toolbox.models.boxes",
+    "toolbox.models.detector",
+    "toolbox.data",
+    "toolbox.engine.optim",
+)
+
+
+@cache
+def register_builtin() -> None:
+    """Import every built-in component, so that its family knows it.
+
+    By name, because this is the one place that looks up from its floor: optimizers and schedules live with the engine
+    that runs them, and a config must still be checked against them.
+    """
+    for name in _COMPONENTS:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", ()), prefix=f"{name}."):
+            importlib.import_module(module.name)
+
+
+@OPTIMIZERS.interface
+class Optimizer(Protocol):
+    """A `torch.optim.Optimizer`: `__init__(params, lr, *, settings…)`."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any: ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+@SCHEDULES.interface
+class Schedule(Protocol):
+    """The learning rate over a run, without state: `__init__(steps, *, settings…)`."""
+
+    def __call__(self, step: int) -> float:
+        """Factor on the base learning rate for the optimizer step number `step`, from 0."""
+        ...
+
+
+def _default(family: Registry, name: str, key: str) -> Callable[[], Plan]:
+    def make() -> Plan:
+        register_builtin()
+        return Plan(family.get(name), {}, key=key, family=family, deferred=True)
+
+    return make
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Section `data`: what to train and evaluate on.
+
+    Attributes:
+        train: the data set to train on.
+        val: the data set to evaluate on.
+        resize: how images are brought to network size; None keeps their own.
+        transforms: augmentations of training images, in order.
+        min_visible: an object keeps its place in a training image while at least this part of its box is in it.
+        workers: loader processes.
+        group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
+    """
+
+    _: KW_ONLY
+    train: Annotated[Plan, Component(DATASETS)] | None = None
+    val: Annotated[Plan, Component(DATASETS)] | None = None
+    resize: Resize | None = field(default_factory=Resize)
+    transforms: list[Annotated[Plan, Component(TRANSFORMS)]] = field(default_factory=list)
+    min_visible: float = 0.1
+    workers: int = 2
+    group_by_aspect: bool = True
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if not 0 <= self.min_visible <= 1:
+            wrong.append(f"min_visible is a part of a box, 0 to 1, got {self.min_visible}")
+        if self.workers < 0:
+            wrong.append(f"workers is 0 (load in the training process) or more, got {self.workers}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Section `train`: how to train.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: images per optimizer step, over all processes.
+        micro_batch: images per process and backward pass; fewer than its share of `batch` means accumulation.
+        lr: base learning rate, at `batch`.
+        optimizer: torch's, with its settings.
+        schedule: the learning rate over the run, as a factor on `lr`.
+        layer_decay: factor on the learning rate per layer of the backbone, from its last one towards the image, e.g.
+            0.75; None trains all layers at one rate.
+        clip_norm: largest norm of the gradient.
+        seed: of weights, order, augmentation and sampling.
+        eval_every: steps between evaluations; None evaluates at the end only.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of metrics.
+        device: `auto` takes the GPU if there is one.
+        amp: bfloat16 autocast, on a GPU only.
+        ema: decay of the averaged weights, or None.
+    """
+
+    _: KW_ONLY
+    steps: int
+    batch: int = 16
+    micro_batch: int | None = None
+    lr: float
+    optimizer: Annotated[Plan, Component(OPTIMIZERS, default="SGD")] = field(
+        default_factory=_default(OPTIMIZERS, "SGD", "train.optimizer")
+    )
+    schedule: Annotated[Plan, Component(SCHEDULES, default="MultiStep")] = field(
+        default_factory=_default(SCHEDULES, "MultiStep", "train.schedule")
+    )
+    layer_decay: float | None = None
+    clip_norm: float | None = None
+    seed: int = 0
+    eval_every: int | None = None
+    checkpoint_every: int = 1000
+    log_every: int = 20
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    amp: bool = True
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        # All of them in one error; each line begins with its setting, which is where Plan.build places it.
+        wrong = []
+        for name in ("steps", "batch", "micro_batch", "eval_every", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                wrong.append(f"{name} is 1 or more, got {value}")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                wrong.append(f"{name} is more than 0, got {value}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            wrong.append(f"layer_decay is more than 0 and at most 1, e.g. 0.75, got {self.layer_decay}")
+        if self.seed < 0:
+            wrong.append(f"seed is 0 or more, got {self.seed}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
+        if not wrong and self.micro_batch is not None and self.batch % self.micro_batch:
+            wrong.append(f"batch ({self.batch}) is not a multiple of micro_batch ({self.micro_batch})")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole YAML.
+
+    Attributes:
+        model: the detector; `type` is RCNN unless a plugin brings another.
+        train: how to train.
+        data: what to train and evaluate on.
+        test: which detections come out.
+        plugins: files (relative to the YAML) and importable modules that register components.
+    """
+
+    plugins: list[str] = field(default_factory=list)
+    _: KW_ONLY
+    model: Annotated[Plan, Component(DETECTORS, default="RCNN")]
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig
+    test: TestSettings = field(default_factory=TestSettings)
