@@ -55,6 +55,8 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits(
     resumed = train(config, tmp_path / "parts", resume=True)
     assert whole["finished"] and resumed["finished"] and resumed["step"] == 12
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    losses = [[line.get("losses") for line in lines(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]  # the stop lies between two lines: a mean that spans it covers both sides
     assert_same(
         load_model(tmp_path / "whole/model.safetensors")[0], load_model(tmp_path / "parts/model.safetensors")[0]
     )

@@ -8,7 +8,7 @@ shift them.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.engine.ema import AveragedWeights
+from toolbox.engine.window import Window
 from toolbox.errors import CheckpointError
 from toolbox.weights import kind_of_file, load_weights, not_weights, replacing
 
@@ -31,6 +32,7 @@ class TrainingState:
         scaler: of float16 gradients; disabled otherwise.
         ema: averaged weights, or None.
         step: optimizer steps done.
+        window: what happened since the last line of metrics.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     ema: AveragedWeights | None = None
     step: int = 0
+    window: Window = field(default_factory=Window)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, for `torch.load(weights_only=True)`."""
@@ -47,6 +50,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
+            "window": self.window.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
@@ -67,6 +71,8 @@ class TrainingState:
                 raise CheckpointError(f"{source}: has no averaged weights; resume without train.ema")
             self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
+        if "window" in state:  # older checkpoints have none
+            self.window.load_state_dict(state["window"])
 
     def best_weights(self) -> dict[str, Tensor]:
         """What is kept as the trained model: the averages where they are on."""

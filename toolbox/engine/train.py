@@ -49,8 +49,8 @@ def train(
     Args:
         config: of `toolbox.load_config`.
         run: the folder; it must not hold a run, unless `resume`.
-        resume: go on from the folder's checkpoint; the weights end exactly as if it had never stopped (a logged mean
-            that spans the stop covers the steps after it only).
+        resume: go on from the folder's checkpoint; the weights and the logged losses end exactly as if it had never
+            stopped.
         on_progress: called after every step, and after every batch of an evaluation.
 
     Returns:
@@ -80,15 +80,16 @@ def train(
                 and not folder.evaluated(state.step)
             ):
                 metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
-            first, batches, window = state.step + 1, job.batches(start=state.step), Window()
+            first, batches = state.step + 1, job.batches(start=state.step)
             for done in range(first, settings.steps + 1):
-                optimizer_step(job, done - 1, batches, window)
+                optimizer_step(job, done - 1, batches, state.window)
                 finished = done == settings.steps
                 record: dict[str, Any] = {}
                 if finished or done % settings.log_every == 0:
-                    record, window = _log(job, window), Window()
+                    record, state.window = _log(job, state.window), Window()
                 elif done == first:
-                    _say(job, _record(job, window), window.seconds - window.waited)  # the loader was starting up
+                    pace = (state.window.seconds - state.window.waited) / state.window.steps
+                    _say(job, _record(job, state.window), pace)  # without the wait: the loader was starting up
                 if on_progress is not None:
                     on_progress(Progress("train", done, settings.steps, record))
                 evaluating = _evaluation_due(job, done)

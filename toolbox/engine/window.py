@@ -17,6 +17,14 @@ class Window:
         self.waited = 0.0
         self.losses: Counter[str] = Counter()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint: a mean that spans a stop is then the same as one that does not."""
+        return {**vars(self), "losses": dict(self.losses)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        vars(self).update(state, losses=Counter(state["losses"]))
+
     def add(self, losses: Mapping[str, float], *, images: int, seconds: float, waited: float) -> None:
         """Count one step.
 
