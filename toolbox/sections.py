@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, Protocol
 
 from toolbox.data.resize import Resize
+from toolbox.data.sampling import RepeatFactors
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
 from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
@@ -91,6 +92,9 @@ class DataConfig:
         min_visible: an object keeps its place in a training image while at least this part of its box is in it.
         workers: loader processes.
         group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
+        repeat_factors: show training images of rare classes more often, as LVIS does; an epoch grows by the repeats.
+        negatives: the part of the training images that have no object (0 for none), sampled anew each epoch; by default
+            each such image comes once an epoch, as any other.
     """
 
     _: KW_ONLY
@@ -101,6 +105,8 @@ class DataConfig:
     min_visible: float = 0.1
     workers: int = 2
     group_by_aspect: bool = True
+    repeat_factors: RepeatFactors | None = None
+    negatives: float | None = None
 
     def __post_init__(self) -> None:
         wrong = []
@@ -108,6 +114,8 @@ class DataConfig:
             wrong.append(f"min_visible is a part of a box, 0 to 1, got {self.min_visible}")
         if self.workers < 0:
             wrong.append(f"workers is 0 (load in the training process) or more, got {self.workers}")
+        if self.negatives is not None and not 0 <= self.negatives < 1:
+            wrong.append(f"negatives is a part of the images, 0 or more and below 1, e.g. 0.1, got {self.negatives}")
         if wrong:
             raise ValueError("\n".join(wrong))
 

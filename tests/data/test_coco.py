@@ -100,6 +100,15 @@ def test_an_image_without_objects_is_a_sample_or_left_out(build: Callable[..., C
     assert len(build(skip_empty=True)) == 1
 
 
+def test_labels_of_an_image_are_those_of_its_objects_without_crowds(build: Callable[..., CocoDataset]) -> None:
+    dataset = build()
+    assert dataset.labels(0).tolist() == [1, 0]  # dog is the second category by id, the crowd a cat
+    assert dataset.labels(1).tolist() == []
+    assert [dataset.labels(i).tolist() for i in range(2)] == [
+        dataset.load(i).labels[~dataset.load(i).crowd].tolist() for i in range(2)
+    ]
+
+
 def test_skip_empty_leaves_out_images_with_crowds_only(build: Callable[..., CocoDataset], content: dict) -> None:
     content["annotations"] = [{**content["annotations"][2], "image_id": 3}, content["annotations"][0]]
     assert build(skip_empty=True).index.image_ids.tolist() == [7]

@@ -42,6 +42,8 @@ def check(
     config = _config_file(config)
     precheck(config, overrides or ())
     from toolbox.data.spot_checks import warn_of_shared_images
+    from toolbox.engine.announce import sampled
+    from toolbox.engine.job import sampling_of
     from toolbox.engine.progress import counted
     from toolbox.models.builder import attempt
     from toolbox.schema import load_config
@@ -66,7 +68,11 @@ def check(
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"  model: {checked.model.cls.__name__}, {count / 1e6:.1f} M parameters")
     images = checked.train.steps * checked.train.batch
-    epochs = f", {images / len(sets['train']):.1f} epochs" if "train" in sets and len(sets["train"]) else ""
+    sampling = sampling_of(checked, sets["train"]) if "train" in sets else None
+    if sampling is not None:
+        typer.echo(f"  data.train: {sampled(sampling)}")
+    epoch = sampling.images_per_epoch if sampling is not None else len(sets.get("train", ()))
+    epochs = f", {images / epoch:.1f} epochs" if epoch else ""
     typer.echo(f"  train: {counted(checked.train.steps, 'step')} of {counted(checked.train.batch, 'image')}{epochs}")
 
 
@@ -200,7 +206,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     """What else training builds or asks for before its first step."""
     from toolbox.cli.trial import forward_problems
     from toolbox.engine.channels import check_channels
-    from toolbox.engine.job import check_objects
+    from toolbox.engine.job import check_objects, placed, sampling_of
     from toolbox.engine.optim import build_optimizer
     from toolbox.inference.predictor import choose_device
     from toolbox.models.builder import attempt, check_ground_truth
@@ -218,6 +224,8 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
         attempt(problems, lambda: check_channels(config, sets["train"], sets.get("val")))
         try:
             check_objects(config, sets["train"])
+            with placed(config.data.train):
+                sampling_of(config, sets["train"])
         except DataError as error:
             problems.append(Problem("", "", str(error)))
         # An image that cannot be read was reported when the objects were counted.

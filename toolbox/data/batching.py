@@ -1,12 +1,25 @@
-"""Which images make up which batch: a function of (seed, sizes, batch size) and nothing else."""
+"""Which images make up which batch: a function of (seed, sizes, counts, batch size) and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-Key = tuple[int, int]  # epoch, image index
+
+class Key(NamedTuple):
+    """One appearance of an image: what its augmentation depends on, beside the seed.
+
+    Attributes:
+        epoch: from 0.
+        image: its index.
+        repeat: from 0, where an image comes several times in an epoch.
+    """
+
+    epoch: int
+    image: int
+    repeat: int = 0
 
 
 def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
@@ -14,33 +27,43 @@ def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(length)
 
 
-def global_batches(upright: np.ndarray, size: int, seed: int) -> Iterator[list[Key]]:
+def global_batches(
+    upright: np.ndarray, size: int, seed: int, counts: Callable[[int], np.ndarray] | None = None
+) -> Iterator[list[Key]]:
     """Endless batches of `size` keys, over all ranks.
 
-    Every image comes exactly once per epoch. Portrait and landscape images go to different batches, as padding costs
-    time and memory; what is left of both at the end of an epoch shares a batch, and what does not fill one opens the
-    next epoch.
+    Every image comes exactly once per epoch, or as often as `counts` says. Portrait and landscape images go to
+    different batches, as padding costs time and memory; what is left of both at the end of an epoch shares a batch, and
+    what does not fill one opens the next epoch.
 
     Args:
         upright: (I,) bool, portrait images; all False for no grouping.
         size: images per batch.
         seed: of the order.
+        counts: epoch → (I,) int, how often each image comes in it.
     """
-    carried = np.zeros((0, 2), dtype=np.int64)
+    carried = np.zeros((0, 3), dtype=np.int64)
     epoch = 0
     while True:
-        order = permutation(len(upright), seed, epoch)
-        fresh = np.stack([np.full_like(order, epoch), order], axis=1)
+        fresh = _appearances(np.ones(len(upright), np.int64) if counts is None else counts(epoch), epoch)
+        fresh = fresh[permutation(len(fresh), seed, epoch)]
         batches, carried = _epoch_batches(carried, fresh, upright, size)
         for batch in batches:
-            yield [(int(e), int(i)) for e, i in batch]
+            yield [Key(*key) for key in batch.tolist()]
         epoch += 1
+
+
+def _appearances(counts: np.ndarray, epoch: int) -> np.ndarray:
+    """(sum of counts, 3) epoch, image and repeat, by image."""
+    image = np.repeat(np.arange(len(counts)), counts)
+    repeat = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([np.full_like(image, epoch), image, repeat], axis=1)
 
 
 def _epoch_batches(
     carried: np.ndarray, fresh: np.ndarray, upright: np.ndarray, size: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Batches (size, 2) of one epoch, and the keys (fewer than `size`, 2) that did not fill one."""
+    """Batches (size, 3) of one epoch, and the keys (fewer than `size`, 3) that did not fill one."""
     batches = []
     if len(carried):
         # The leftovers go first, so that none waits longer than an epoch, with company of their own kind if there is

@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from toolbox.data.box_doubts import with_sizes
 from toolbox.data.coco_file import read_coco_json, whole
 from toolbox.data.coco_index import Bad, CocoIndex, CocoParser
@@ -96,6 +98,11 @@ class CocoDataset:
         """Height and width as the file declares them."""
         height, width = self.index.sizes[index]
         return int(height), int(width)
+
+    def labels(self, index: int) -> np.ndarray:
+        """Labels (G,) int64 of an image's objects, crowds left out."""
+        rows = slice(self.index.starts[index], self.index.starts[index + 1])
+        return self.index.labels[rows][~self.index.crowd[rows]]
 
     def load(self, index: int) -> Sample:
         """One image with its objects.

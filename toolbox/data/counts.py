@@ -8,6 +8,7 @@ import numpy as np
 
 from toolbox.data.coco import CocoDataset
 from toolbox.data.interfaces import Dataset
+from toolbox.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,20 @@ def count_objects(dataset: Dataset, most: int = 100) -> ObjectCounts:
         sample = dataset.load(index)
         objects += np.bincount(sample.labels[~sample.crowd], minlength=classes)
     return ObjectCounts(images, objects)
+
+
+def labels_by_image(dataset: Dataset) -> list[np.ndarray]:
+    """Per image, the labels of its objects (crowds are none), without loading it.
+
+    Raises:
+        DataError: the data set cannot tell.
+    """
+    labels = getattr(dataset, "labels", None)
+    if labels is None:
+        name = type(dataset).__name__
+        raise DataError(
+            f"{name} does not say which classes are in an image, and data.repeat_factors and data.negatives choose by "
+            "them; give it a method 'labels(self, index)' that returns the labels of an image's objects as an array (0, "
+            "1, …, without crowds; empty for an image without objects) and reads no pixels, or leave both settings out"
+        )
+    return [np.asarray(labels(index), dtype=np.int64).reshape(-1) for index in range(len(dataset))]

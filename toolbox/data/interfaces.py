@@ -72,6 +72,7 @@ class Dataset(Protocol):
     category_ids: tuple[int, ...]  # label → id in the data set's own files
     skeleton: Skeleton | None
     # channels: int, of its images, where they are not RGB
+    # labels(index) -> np.ndarray: of the objects of an image but its crowds, where that is known without loading it
 
     def __len__(self) -> int: ...
 

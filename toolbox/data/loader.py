@@ -14,6 +14,7 @@ from toolbox.data.batching import Key, global_batches
 from toolbox.data.geometry import apply_view, scaling
 from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_of
 from toolbox.data.resize import Resize
+from toolbox.data.sampling import ImageSampling
 from toolbox.data.worker import prepare_worker, signals_held_back
 from toolbox.errors import DataError, ToolboxError
 from toolbox.masks import InstanceMasks
@@ -59,11 +60,13 @@ def training_loader(
     group_aspect: bool = True,
     min_visible: float = 0.1,
     pin_memory: bool = False,
+    sampling: ImageSampling | None = None,
 ) -> Loader:
     """Batches of augmented images in an order that depends on the seed alone.
 
     A step is one batch on each rank: batches of batch × world images are composed first and then cut by rank.
-    Augmentation draws from a generator keyed by (seed, epoch, image index). So batch `start_step` here is that of a run
+    Augmentation draws from a generator keyed by (seed, epoch, image index, which of its
+    repeats). So batch `start_step` here is that of a run
     from 0.
 
     Args:
@@ -80,11 +83,12 @@ def training_loader(
         group_aspect: keep portrait and landscape images in different batches where possible.
         min_visible: an object keeps its place while at least this part of its box is on the canvas.
         pin_memory: for faster copies to a GPU.
+        sampling: how often each image comes in an epoch; None for once.
     """
     if batch < 1 or not 0 <= rank < world:
         raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
     source = _Source(dataset, resize, tuple(transforms), seed, min_visible)
-    batches = _TrainingBatches(dataset, batch, seed, start_step, steps, rank, world, group_aspect)
+    batches = _TrainingBatches(dataset, batch, seed, start_step, steps, rank, world, group_aspect, sampling)
     left = None if steps is None else max(0, steps - start_step)
     return Loader(_data_loader(source, batches, workers, seed, pin_memory), left)
 
@@ -103,7 +107,7 @@ def evaluation_loader(
     if batch < 1 or not 0 <= rank < world:
         raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
     mine = range(rank, len(dataset), world)
-    batches = [[(0, i) for i in mine[start : start + batch]] for start in range(0, len(mine), batch)]
+    batches = [[Key(0, i) for i in mine[start : start + batch]] for start in range(0, len(mine), batch)]
     source = _Source(dataset, resize, None, 0, 0.0)
     return Loader(_data_loader(source, batches, workers, 0, pin_memory), len(batches))
 
@@ -160,14 +164,13 @@ class _Source(torch.utils.data.Dataset[Any]):
         return _restored, (Loaded(), vars(self))
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        sample = self.dataset.load(index)
+        sample = self.dataset.load(key.image)
         _check_channels(sample, self.dataset)
         view = View(*sample.image.shape[:2])
         if self.transforms is None:
             view = _resized(view, self.resize, None)
         else:
-            rng = np.random.default_rng([self.seed, epoch, index])
+            rng = np.random.default_rng([self.seed, *key])
             view = _resized(view, self.resize, rng)
             for transform in self.transforms:
                 view = transform(view, rng)
@@ -218,6 +221,7 @@ class _TrainingBatches:
         rank: int,
         world: int,
         group_aspect: bool,
+        sampling: ImageSampling | None,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the training data set has no images")
@@ -227,11 +231,12 @@ class _TrainingBatches:
         self.total = batch * world
         self.mine = slice(rank * batch, (rank + 1) * batch)
         self.steps = (start_step, steps)
+        self.counts = None if sampling is None else sampling.counts
 
     def __iter__(self) -> Iterator[list[Key]]:
         # Earlier steps are composed and thrown away: their order decides what is left for later ones, and costs
         # microseconds.
-        for keys in islice(global_batches(self.upright, self.total, self.seed), *self.steps):
+        for keys in islice(global_batches(self.upright, self.total, self.seed, self.counts), *self.steps):
             yield keys[self.mine]
 
 

@@ -8,7 +8,8 @@ import torch
 
 from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset
-from toolbox.engine.job import Job
+from toolbox.data.sampling import ImageSampling
+from toolbox.engine.job import Job, sampling_of
 from toolbox.engine.progress import counted
 
 logger = logging.getLogger("toolbox")
@@ -29,7 +30,11 @@ def announce(job: Job) -> None:
     )
     settings = job.config.train
     micro = f" in micro-batches of {job.micro_batch}" if job.accumulation > 1 else ""
-    epochs = settings.steps * settings.batch / len(job.train_set)
+    sampling = sampling_of(job.config, job.train_set)
+    epoch = len(job.train_set) if sampling is None else sampling.images_per_epoch
+    if sampling is not None:
+        logger.info("data.train: %s", sampled(sampling))
+    epochs = settings.steps * settings.batch / epoch
     steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
     logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
     if settings.layer_decay is not None:
@@ -52,6 +57,15 @@ def contents(dataset: Dataset) -> str:
     if counts.images == len(dataset):
         parts.insert(1, counted(int(counts.objects.sum()), "object"))
     return ", ".join(parts)
+
+
+def sampled(sampling: ImageSampling) -> str:
+    """What an epoch is where images are repeated or left out."""
+    rare = int((sampling.class_factors > 1).sum())
+    most = float(sampling.class_factors.max())
+    repeats = f", {counted(rare, 'rare class', 'rare classes')} repeated up to {most:.1f} times" if rare else ""
+    length = counted(round(sampling.images_per_epoch), "image")
+    return f"an epoch is about {length}{repeats}, {sampling.empty_share:.0%} of them without objects"
 
 
 def _amount(count: int) -> str:

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import torch
 
-from toolbox.data.counts import count_objects
+from toolbox.data.counts import count_objects, labels_by_image
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
+from toolbox.data.sampling import ImageSampling
 from toolbox.data.spot_checks import warn_of_shared_images
 from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
@@ -85,6 +86,7 @@ class Job:
             group_aspect=data.group_by_aspect,
             min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
+            sampling=sampling_of(self.config, self.train_set),
         )
         return iter(loader)
 
@@ -148,6 +150,26 @@ def check_data(config: Config, train_set: Dataset, val_set: Dataset | None) -> N
     check_channels(config, train_set, val_set)
     check_objects(config, train_set)
     check_ground_truth(config, train_set)
+    with placed(config.data.train):
+        sampling_of(config, train_set)
+
+
+def sampling_of(config: Config, train_set: Dataset) -> ImageSampling | None:
+    """How often each training image comes in an epoch; None for once.
+
+    Raises:
+        DataError: the data set cannot tell the classes in its images, or has none of the images asked for.
+    """
+    data = config.data
+    if data.repeat_factors is None and data.negatives is None:
+        return None
+    return ImageSampling(
+        labels_by_image(train_set),
+        len(train_set.classes),
+        repeat=data.repeat_factors,
+        negatives=data.negatives,
+        seed=config.train.seed,
+    )
 
 
 def known_of(train_set: Dataset) -> dict[str, Any]:
