@@ -62,7 +62,7 @@ def lines(key: str, *overrides: str) -> list[str]:
         ("data.resize.short", "64", "run.yaml:11:19"),
         ("data.transforms.0.prob", "0.5", "default of HorizontalFlip (toolbox.data.transforms)"),
         ("train.optimizer", "SGD", "default of TrainConfig (toolbox.sections)"),
-        ("train.optimizer.momentum", "0.9", "default of SGD (toolbox.engine.optim)"),
+        ("train.optimizer.momentum", "0.9", "default of SGD (toolbox.engine.optim.optimizers)"),
         ("test.nms", "0.5", "default of 'test', which is a TestSettings unless told"),
     ],
 )

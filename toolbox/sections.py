@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, Protocol
@@ -133,6 +133,12 @@ class TrainConfig:
         schedule: the learning rate over the run, as a factor on `lr`.
         layer_decay: factor on the learning rate per layer of the backbone, from its last one towards the image, e.g.
             0.75; None trains all layers at one rate.
+        lr_factors: factor on the learning rate by pattern of names, e.g. {backbone.*: 0.1}: of parameters, or of
+            modules with all in them. The first pattern that means a parameter counts; times `layer_decay`.
+        freeze: patterns of names, e.g. [backbone.*, rpn.head], of what does not train; batch norms and dropout in
+            parts that are frozen as a whole rest.
+        decay_norms: weight decay on the scales and biases of normalisation layers too.
+        decay_biases: weight decay on the biases of all other layers too.
         clip_norm: largest norm of the gradient.
         seed: of weights, order, augmentation and sampling.
         eval_every: steps between evaluations; None evaluates at the end only.
@@ -155,6 +161,10 @@ class TrainConfig:
         default_factory=_default(SCHEDULES, "MultiStep", "train.schedule")
     )
     layer_decay: float | None = None
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+    freeze: list[str] = field(default_factory=list)
+    decay_norms: bool = False
+    decay_biases: bool = False
     clip_norm: float | None = None
     seed: int = 0
     eval_every: int | None = None
@@ -177,6 +187,11 @@ class TrainConfig:
                 wrong.append(f"{name} is more than 0, got {value}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             wrong.append(f"layer_decay is more than 0 and at most 1, e.g. 0.75, got {self.layer_decay}")
+        for pattern, factor in self.lr_factors.items():
+            if factor == 0:
+                wrong.append(f"lr_factors has 0 for '{pattern}', which trains nothing; write freeze: [{pattern}]")
+            elif not 0 < factor < math.inf:
+                wrong.append(f"lr_factors has {factor} for '{pattern}'; a factor is more than 0")
         if self.seed < 0:
             wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:

@@ -1,4 +1,4 @@
-"""Schedules by hand, parameter groups, and averaged weights."""
+"""Parameter groups, and averaged weights."""
 
 from __future__ import annotations
 
@@ -11,42 +11,9 @@ from torch import nn
 
 import toolbox
 from toolbox.engine.ema import AveragedWeights
-from toolbox.engine.optim import SGD, Adam, AdamW, Cosine, MultiStep, build_optimizer, parameter_groups
+from toolbox.engine.optim import SGD, Adam, AdamW, build_optimizer, parameter_groups
 from toolbox.errors import ConfigError
 from toolbox.models.backbones import ResNet
-
-
-def test_multistep_drops_at_fractions_and_at_steps() -> None:
-    for milestones in ((0.5, 0.75), (50, 75), (0.5, 75)):
-        schedule = MultiStep(100, milestones=milestones, warmup_steps=0)
-        assert [schedule(step) for step in (0, 49)] == [1.0, 1.0]
-        assert [schedule(step) for step in (50, 74)] == pytest.approx([0.1, 0.1])
-        assert [schedule(step) for step in (75, 99)] == pytest.approx([0.01, 0.01])
-
-
-def test_warmup_rises_linearly_from_its_factor_to_one() -> None:
-    schedule = MultiStep(100, warmup_steps=4, warmup_factor=0.2)
-    assert [schedule(step) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-
-
-def test_warmup_takes_a_tenth_of_a_short_run_and_1000_steps_of_a_long_one() -> None:
-    assert MultiStep(90)(8) < 1 == MultiStep(90)(9)
-    assert MultiStep(90_000)(999) < 1 == MultiStep(90_000)(1000)
-
-
-def test_cosine_is_one_after_the_warmup_half_way_down_in_the_middle_and_final_at_the_end() -> None:
-    schedule = Cosine(110, warmup_steps=10, warmup_factor=0.5, final=0.2)
-    assert [schedule(step) for step in (0, 10, 60, 110)] == pytest.approx([0.5, 1.0, 0.6, 0.2])
-
-
-def test_a_run_of_one_step_needs_no_other_milestones() -> None:
-    assert MultiStep(1)(0) == 1.0
-
-
-@pytest.mark.parametrize("milestones", [(0.9, 0.5), (50, 50), (-1, 10)])
-def test_milestones_that_do_not_grow_are_refused(milestones: tuple[float, ...]) -> None:
-    with pytest.raises(ConfigError, match="train.schedule.milestones"):
-        MultiStep(100, milestones=milestones)
 
 
 class Net(nn.Module):
@@ -154,11 +121,100 @@ def test_layer_decay_gives_timms_factors_for_its_networks(name: str) -> None:
 
     whole, model = timm.create_model(name), nn.Module()
     model.backbone = TimmBackbone(name=name)
-    theirs = factors(whole, param_groups_layer_decay(whole, weight_decay=0.05, layer_decay=0.7))
+    plain = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(whole, weight_decay=0.05, layer_decay=0.7, no_weight_decay_list=plain)
+    theirs = factors(whole, groups)
     ours = factors(model, parameter_groups(model, layer_decay=0.7))
     assert len({scale for scale, _ in ours.values()}) > 4
     for key, (scale, weight_decay) in ours.items():
         assert (scale, weight_decay) == (pytest.approx(theirs[key][0]), theirs[key][1]), key
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "xcit_small_12_p8_224"])
+def test_position_embeddings_and_tokens_are_not_decayed_as_timm_has_it(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    from timm.optim import param_groups_weight_decay
+
+    from toolbox.models.backbones import TimmBackbone
+
+    with torch.device("meta"):
+        whole, model = timm.create_model(name), nn.Module()
+        model.backbone = TimmBackbone(name=name)
+    _, undecayed = groups_by_decay(param_groups_weight_decay(whole, 0.05, no_weight_decay_list=whole.no_weight_decay()))
+    names = {p: name for name, p in whole.named_parameters()}
+    theirs = {names[p].replace(".", "_") for p in undecayed}
+    decayed, undecayed = groups_by_decay(parameter_groups(model))
+    names = {p: name.rpartition("network.")[2].removeprefix("model.") for name, p in model.named_parameters()}
+    ours = {names[p].replace(".", "_") for p in undecayed}
+    assert ours and ours <= theirs and not theirs.intersection(names[p].replace(".", "_") for p in decayed)
+    assert any(word in name for name in ours for word in ("pos_embed", "cls_token", "relative_position"))
+
+
+def groups_by_decay(groups: list[dict[str, Any]]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    plain = [p for group in groups if group.get("weight_decay") == 0 for p in group["params"]]
+    return [p for group in groups if group.get("weight_decay") != 0 for p in group["params"]], plain
+
+
+def rates(net: nn.Module, **settings: Any) -> dict[str, float]:
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    groups = parameter_groups(net, **settings)
+    return {names[parameter]: group["lr_scale"] for group in groups for parameter in group["params"]}
+
+
+def test_of_the_patterns_that_name_a_parameter_the_first_counts() -> None:
+    found = rates(Deep(), lr_factors={"backbone.blocks.1": 3.0, "backbone.*": 0.1, "head.b*": 2.0})
+    assert found == {
+        "backbone.patch.weight": 0.1,
+        "backbone.patch.bias": 0.1,
+        "backbone.blocks.0.weight": 0.1,
+        "backbone.blocks.0.bias": 0.1,
+        "backbone.blocks.1.weight": 3.0,
+        "backbone.blocks.1.bias": 3.0,
+        "head.weight": 1.0,
+        "head.bias": 2.0,
+    }
+
+
+def test_factors_multiply_layer_decay() -> None:
+    found = rates(Deep(), lr_factors={"*.weight": 3.0}, layer_decay=0.5)
+    assert found["backbone.patch.weight"] == 0.125 * 3 and found["backbone.patch.bias"] == 0.125
+    assert found["head.weight"] == 3.0 and found["head.bias"] == 1.0
+
+
+def test_a_pattern_behind_one_that_means_the_same_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"has 'backbone.patch' below patterns that name all of the same"):
+        parameter_groups(Deep(), lr_factors={"backbone.*": 0.1, "backbone.patch": 0.5})
+
+
+def test_a_factor_of_what_does_not_train_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    net = Deep()
+    net.head.requires_grad_(False)
+    assert "head.weight" not in rates(net, lr_factors={"head": 0.1})
+    assert "nothing that 'head' names trains" in caplog.text
+
+
+def test_patterns_that_name_nothing_are_refused_where_they_are_written() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(small_config(lr_factors="{backbon.*: 0.1, xyz: 2}"), Deep())
+    first, second = caught.value.problems
+    assert first.key == "train.lr_factors={backbon.*: 0.1, xyz: 2}" and "did you mean 'backbone'" in first.message
+    assert "'xyz', which names no parameter or module of the model (its parts are backbone, head)" in second.message
+
+
+@pytest.mark.parametrize(("factor", "said"), [(0, "which trains nothing; write freeze"), (-1, "more than 0")])
+def test_factors_that_do_not_train_are_refused(factor: float, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        small_config(lr_factors=f"{{backbone.*: {factor}}}")
+
+
+def test_the_settings_reach_the_groups() -> None:
+    model = toolbox.build_detector(small_config(), classes=("a",))
+    config = small_config(decay_biases=True, decay_norms=True, freeze="[backbone]", lr_factors="{rpn.head: 0.5}")
+    optimizer = build_optimizer(config, model)
+    half, whole = optimizer.param_groups
+    assert half["lr_scale"] == 0.5 and set(half["params"]) == set(model.rpn.head.parameters())
+    assert half["weight_decay"] == whole["weight_decay"] > 0
+    assert not {*model.backbone.parameters()} & {*whole["params"]}
 
 
 def small_config(**train: Any) -> toolbox.schema.Config:

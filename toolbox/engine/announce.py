@@ -22,13 +22,14 @@ def announce(job: Job) -> None:
         logger.info("%s: %s", name, "none" if dataset is None else contents(dataset))
     parameters = list(job.state.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
+    settings = job.config.train
     logger.info(
-        "model: %s, %s parameters, %s of them trained",
+        "model: %s, %s parameters, %s of them trained%s",
         type(job.state.model).__name__,
         _amount(sum(p.numel() for p in parameters)),
         _amount(trained),
+        f" (freeze: {', '.join(settings.freeze)})" if settings.freeze else "",
     )
-    settings = job.config.train
     micro = f" in micro-batches of {job.micro_batch}" if job.accumulation > 1 else ""
     sampling = sampling_of(job.config, job.train_set)
     epoch = len(job.train_set) if sampling is None else sampling.images_per_epoch
@@ -37,10 +38,12 @@ def announce(job: Job) -> None:
     epochs = settings.steps * settings.batch / epoch
     steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
     logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
+    for pattern, factor in settings.lr_factors.items():
+        logger.info("train: learning rate %.3g for %s (lr_factors %g)", settings.lr * factor, pattern, factor)
     if settings.layer_decay is not None:
         slowest = settings.lr * min(group["lr_scale"] for group in job.state.optimizer.param_groups)
-        factor = f"layer_decay {settings.layer_decay:g}"
-        logger.info("train: learning rate %.3g, down to %.3g towards the image (%s)", settings.lr, slowest, factor)
+        how = f"layer_decay {settings.layer_decay:g}"
+        logger.info("train: learning rate %.3g, down to %.3g towards the image (%s)", settings.lr, slowest, how)
 
 
 def _device(job: Job) -> str:

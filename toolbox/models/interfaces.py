@@ -37,7 +37,8 @@ class Backbone(Protocol):
 
     A backbone that can read other images than RGB also takes `in_channels: int`, which comes from the data set. One
     that can train with layer decay has a method `depth_of(name) -> int`: how deep a parameter of its state dict lies,
-    from 0 (next to the image) on.
+    from 0 (next to the image) on. One with parameters that weight decay would harm (position embeddings, class tokens)
+    names them by a method `no_weight_decay() -> set[str]`, as timm's networks do; `*` stands for any text.
     """
 
     out_features: Mapping[str, FeatureSpec]  # in order of growing stride, e.g. {"c2": FeatureSpec(256, 4), …}

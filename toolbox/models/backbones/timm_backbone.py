@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class TimmBackbone(nn.Module):
         network = build_network(plan, [index for index, _ in plan.maps.values()], weights)
         names = names_in_whole(network, plan.whole)
         self._depths = _grouped(groups_of(plan.whole, coarse=False), names)
+        self._undecayed = _undecayed(plan.whole, names)
         for parameter, value in network.named_parameters():
             # Else distributed training waits for gradients that never come.
             value.requires_grad_(parameter not in plan.unused)
@@ -96,10 +98,21 @@ class TimmBackbone(nn.Module):
             )
         return self._depths[name.removeprefix("network.")]
 
+    def no_weight_decay(self) -> set[str]:
+        """What timm says is to be trained without weight decay: position embeddings, class tokens, tables of bias."""
+        return self._undecayed
+
 
 def _grouped(groups: dict[str, int], names: dict[str, str]) -> dict[str, int]:
     """Groups by the feature network's names."""
     return {name: groups[whole] for name, whole in names.items() if whole in groups}
+
+
+def _undecayed(whole: Any, names: dict[str, str]) -> set[str]:
+    """Names, as this backbone has them, that the classification network wants without weight decay."""
+    # Some networks give patterns: XCiT's 'pos_embed.*'.
+    patterns = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+    return {f"network.{own}" for own, name in names.items() if any(fnmatchcase(name, each) for each in patterns)}
 
 
 def _freeze(network: nn.Module, groups: dict[str, int], stages: int, name: str) -> list[nn.Module]:
