@@ -9,7 +9,8 @@ import pytest
 from toolbox.engine.coco_metrics import coco_metrics
 from toolbox.engine.sweep import load_sweep
 from toolbox.errors import ConfigError
-from toolbox.schema import config_from_nodes
+from toolbox.precheck import precheck
+from toolbox.schema import config_from_nodes, load_config
 from toolbox.sweep_file import read_sweep
 from toolbox.sweep_schema import METRICS
 from toolbox.yaml_nodes import Findings
@@ -146,7 +147,25 @@ SWEEP_S_OWN = {
         "whole.yaml:1:1: model: it also stands in model.yaml:1:1; a base's files have different sections"
     ],
     "base: wole.yaml\nmetrics: {AP: bbox.AP}\nvariants: {a: }\n": [
-        "sweep.yaml:1:7: base: cannot read the config: No such file or directory; did you mean 'whole.yaml'?"
+        "sweep.yaml:1:7: base: there is no file wole.yaml (a base is relative to the sweep's own folder); "
+        "did you mean 'whole.yaml'?"
+    ],
+    BASE.replace("{AP: bbox.AP}", "[bbox.AP]") + "variants: [a]\nset: [a=1]\n": [
+        "sweep.yaml:2:10: metrics: expected a column's name and what stands in it, e.g. {mask AP: segm.AP}, got a list",
+        "sweep.yaml:3:11: variants: expected a name for each, with no dash before it, e.g. 'small: {set: "
+        "{train.lr: 0.01}}', got a list",
+        "sweep.yaml:4:6: set: expected dotted keys and their values, e.g. {train.lr: 0.02}, got a list",
+    ],
+    BASE + "variants: {a: [b], c: {train.lr: 1, set: x}}\nsmall: {base: whole.yaml, variants: {a: x}}\n": [
+        "sweep.yaml:3:15: variants.a: expected what is set in it, e.g. {set: {train.lr: 0.02}}, or nothing, got a list",
+        "sweep.yaml:3:24: variants.c: write 'train.lr' under set: {set: {train.lr: …}}",
+        "sweep.yaml:3:42: variants.c.set: expected dotted keys and their values, e.g. {train.lr: 0.02}, got 'x'",
+        "sweep.yaml:4:41: small.variants.a: expected what is set in it, e.g. {set: {train.lr: 0.02}}, or nothing, "
+        "got 'x'",
+    ],
+    MODEL + REST: [
+        "sweep.yaml: this is a config, not a sweep: rcnn train sweep.yaml trains it; "
+        "a sweep has base, metrics and variants"
     ],
     "base: whole.yaml\nmetrics: {A: box.AP, B: segm.APP, C: AP}\nvariants: {a: }\n": [
         "sweep.yaml:2:14: metrics.A: expected a kind and a number of it, e.g. segm.AP, got 'box.AP'; "
@@ -174,6 +193,40 @@ SWEEP_S_OWN = {
 @pytest.mark.parametrize("text", SWEEP_S_OWN, ids=range(len(SWEEP_S_OWN)))
 def test_mistakes_in_the_sweep_itself_come_together_each_at_its_place(folder: Path, text: str) -> None:
     assert problems(text) == SWEEP_S_OWN[text]
+
+
+def test_a_base_is_looked_for_beside_the_sweep(folder: Path) -> None:
+    Path("sweeps").mkdir()
+    Path("sweeps/sweep.yaml").write_text("base: whole.yaml\nmetrics: {AP: bbox.AP}\nvariants: {a: }\n")
+    with pytest.raises(ConfigError) as caught:
+        read_sweep("sweeps/sweep.yaml")
+    assert str(caught.value) == (
+        "sweeps/sweep.yaml:1:7: base: there is no file sweeps/whole.yaml (a base is relative to the sweep's own "
+        "folder); write ../whole.yaml"
+    )
+
+
+def test_a_sweep_given_as_a_config_is_said_to_be_one(folder: Path) -> None:
+    Path("sweep.yaml").write_text(BASE + "variants: {a: }\n")
+    for read in (load_config, precheck):
+        with pytest.raises(ConfigError) as caught:
+            read("sweep.yaml")
+        said = "this is a sweep, not a config: rcnn sweep sweep.yaml trains its variants"
+        assert str(caught.value) == f"sweep.yaml: {said}"
+
+
+def test_a_section_written_over_as_a_whole_says_how_one_value_of_it_is_changed(folder: Path) -> None:
+    whole = "this replaces all of"
+    found = problems(BASE + "variants:\n  a: {set: {train: {lr: 3}}}\n  b: {set: {model.backbone: {depth: 34}}}\n")
+    one = "to change one value of it, write"
+    assert found[0] == (
+        f"sweep.yaml:4:20: train: 'steps' (int) must be given; {whole} 'train': {one} train.lr: 3 (in variant 'a')"
+    )
+    assert found[1].endswith(f"; {whole} 'model.backbone': {one} model.backbone.depth: 34 (in variant 'b')")
+    (line,) = problems(BASE + "variants: {a: , b: }\n", "train={lr: 3}")
+    assert line.endswith(f"; {whole} 'train': {one} train.lr=3")
+    made = problems(BASE + "variants: {a: {set: {model.roi_stage: {depth: 50}}}}\n")  # there was none before
+    assert not any(whole in line for line in made)
 
 
 def test_a_variant_with_a_base_of_its_own_needs_one_in_the_small_form(folder: Path) -> None:

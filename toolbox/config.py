@@ -18,6 +18,7 @@ from toolbox.config_messages import (
     absent,
     left_over,
     needed,
+    replaced,
     unfinished,
     unknown_argument,
     unquoted,
@@ -110,7 +111,7 @@ class _Checker:
             if component and component.default and not setting.required:
                 given[name] = self.value(Node({}, node.place), setting, inner)
             elif setting.required:
-                self.findings.add(node.place, key, absent(cls, family, setting))
+                self.findings.add(node.place, key, absent(cls, family, setting) + replaced(node, key, name))
         return Plan(cls, given, key=key, place=node.place, family=family, places=places, base=base, deferred=deferred)
 
     def component(self, node: Node, component: Component, key: str, *, default: Any, deferred: bool) -> Any:
@@ -125,7 +126,8 @@ class _Checker:
         named = node.value.get("type")
         if named is None:
             if component.default is None:
-                return self._wrong(node, key, f"{noun} needs a 'type' (registered: {registered})")
+                message = f"{noun} needs a 'type' (registered: {registered})"
+                return self._wrong(node, key, message + replaced(node, key, "type"))
             named = Node(component.default, node.place)
         if not isinstance(named.value, str):
             return self._expected(named, f"{key}.type", f"the name of {noun}, one of {registered}")

@@ -8,7 +8,7 @@ from typing import Any
 from toolbox.errors import did_you_mean
 from toolbox.registry import Registry
 from toolbox.signatures import Setting, Signature, component_of, members, ordinary_classes, signature_of, spell
-from toolbox.yaml_nodes import Node, Place
+from toolbox.yaml_nodes import Node, Place, write_inline
 
 _DEPTH = 3  # how deep a misplaced argument is looked for
 
@@ -35,6 +35,21 @@ def absent(cls: type, owner: Registry | None, setting: Setting) -> str:
         wanted = f"'{setting.name}' ({spell(setting.annotation)})"
         return f"{cls.__name__} needs the argument {wanted}" if owner else f"{wanted} must be given"
     return f"the section '{setting.name}:' is missing; {needed(part, family, setting.name)}"
+
+
+def replaced(node: Node, key: str, name: str) -> str:
+    """What to write where one value was to be changed and its whole section was replaced.
+
+    Args:
+        node: of the section, whose argument `name` is missing now.
+        key: of the section.
+    """
+    if node.over is None or name not in node.over.value or not node.value:
+        return ""
+    changed, value = next(iter(node.value.items()))
+    text = write_inline(value.plain())
+    written = f"{key}.{changed}={text}" if node.place.is_override else f"{key}.{changed}: {text}"
+    return f"; this replaces all of '{key}': to change one value of it, write {written}"
 
 
 def needed(cls: type, family: Registry | None, name: str) -> str:

@@ -73,6 +73,11 @@ def told(error: BaseException, file: str | None = None) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]} ({frame.filename}, line {frame.lineno})"
 
 
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """`1 class`, `3 classes`."""
+    return f"{number} {noun if number == 1 else several or f'{noun}s'}"
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `"; did you mean 'ResNet'?"` for what is meant by `name`, or an empty string.
 

@@ -76,9 +76,11 @@ def read_nodes(text: str, name: str, overrides: Sequence[str], findings: Finding
         findings: where problems are noted.
 
     Raises:
-        ConfigError: the text is not YAML, or not a mapping.
+        ConfigError: the text is not YAML, not a mapping, or a sweep's.
     """
     root = parse(text, name, findings)
+    if {"base", "variants"} <= root.value.keys() and "model" not in root.value:
+        raise ConfigError([Problem(name, "", f"this is a sweep, not a config: rcnn sweep {name} trains its variants")])
     for number, override in enumerate(overrides):
         apply_override(root, override, number, findings)
     return root

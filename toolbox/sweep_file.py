@@ -15,6 +15,7 @@ from pathlib import Path
 from toolbox.config import check
 from toolbox.errors import ConfigError, Problem, did_you_mean
 from toolbox.precheck import precheck_nodes, read_text
+from toolbox.sweep_messages import absent_base, note_forms, refuse_config
 from toolbox.sweep_schema import METRICS, SmallForm, SweepEntries, Variant
 from toolbox.yaml_nodes import Findings, Node, Place, apply_override, parse, put_value
 
@@ -59,6 +60,7 @@ class SweepText:
         title: of the table.
         small: whether it is the small form.
         metrics: column → (kind, name) of the evaluation.
+        metric_places: column → where it is written.
         seeds: of the runs.
         reference: name of the variant that others are compared with.
         variants: in the order of the file.
@@ -68,6 +70,7 @@ class SweepText:
     title: str
     small: bool
     metrics: Mapping[str, tuple[str, str]]
+    metric_places: Mapping[str, Place]
     seeds: tuple[int, ...]
     reference: str
     variants: tuple[VariantText, ...]
@@ -91,6 +94,8 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
     path = Path(path)
     findings = Findings()
     root = parse(read_text(path), str(path), findings, sections=_SECTIONS)
+    refuse_config(root, path)
+    note_forms(root, findings)
     plan = check(root, SweepEntries, findings)
     findings.raise_any()
     return _Reader(path, root, plan.build(), tuple(overrides), small, findings).sweep()
@@ -164,7 +169,8 @@ class _Reader:
         self._check_names(variants)
         seeds, reference = self._seeds(), self._reference(variants)
         self.findings.raise_any()
-        return SweepText(self.path, self.said.title, self.small, metrics, seeds, reference, variants)
+        places = {name: self.root.value["metrics"].value[name].place for name in metrics}
+        return SweepText(self.path, self.said.title, self.small, metrics, places, seeds, reference, variants)
 
     # Rows
 
@@ -208,6 +214,9 @@ class _Reader:
         merged: Node | None = None
         for entry in entries:
             file = self.path.parent / entry.value
+            if not file.exists():
+                self.findings.add(entry.place, "base", absent_base(self.path, entry.value))
+                continue
             try:
                 part = parse(read_text(file), str(file), self.findings)
             except ConfigError as error:

@@ -85,11 +85,13 @@ class Node:
         value: None, bool, int, float, str, a list of nodes, or a mapping from keys to nodes.
         place: where the value starts.
         key_places: where each key of a mapping is written.
+        over: of a mapping that an override or a variant wrote over another, the other.
     """
 
     value: Any
     place: Place
     key_places: dict[Any, Place] = field(default_factory=dict)
+    over: Node | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_mapping(self) -> bool:
@@ -228,6 +230,9 @@ def _put(root: Node, steps: Sequence[str], value: Node, inside: Place, findings:
         node = child
     key = _key_in(node, steps[-1], value.place, findings)
     if key is not None:
+        before = node.value[key] if node.is_list else node.value.get(key)
+        if before is not None and before.is_mapping and value.is_mapping:
+            value.over = before
         if node.is_mapping:
             node.put(key, value)
         else:

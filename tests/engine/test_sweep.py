@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from toolbox.data.shapes import Shapes
 from toolbox.engine import Progress
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.sweep import Run, check_runs, load_sweep, runs_of, train_runs
@@ -33,7 +35,7 @@ train: {steps: 2, batch: 1, lr: 0.001, log_every: 1, device: cpu}
 """
 SWEEP = """\
 base: base.yaml
-metrics: {AP: bbox.AP, mask: segm.AP}
+metrics: {AP: bbox.AP, large: bbox.APl}
 seeds: [0, 1]
 variants:
   RoIAlign (average): {paper: {AP: 30.3}}
@@ -112,9 +114,7 @@ def test_a_sweep_that_was_stopped_goes_on_where_it_was_and_ends_as_one_that_was_
     align, _, again, theirs = table.rows
     assert again.runs == align.runs and again.same_as == "RoIAlign (average)" and theirs.only_paper == "no code"
     evaluation = json.loads(Path("out/roialign-average/seed-1/eval.json").read_text())
-    assert align.runs[1] == {
-        "AP": pytest.approx(100 * evaluation["bbox"]["AP"], abs=1e-6)
-    }  # there are no masks to evaluate
+    assert align.runs[1] == {"AP": pytest.approx(100 * evaluation["bbox"]["AP"], abs=1e-6)}  # no object is large
     assert align.steps == 2 and align.seconds is not None and 0 < align.seconds < 60
 
 
@@ -173,6 +173,61 @@ def test_runs_of_another_config_are_refused_by_training_and_by_the_table(sweep: 
             "out/roipool/seed-0/config.yaml: train.lr: the run has 0.001, now it is 0.002; a run is resumed with the "
             "config it was started with (give another --run for another config) (1 other run alike)"
         )
+
+
+def check_metric(sweep: Path, metric: str, *overrides: str) -> None:
+    """Check a sweep with another second column."""
+    sweep.write_text(SWEEP.replace("bbox.APl", metric))
+    loaded = load_sweep(sweep, overrides)
+    check_runs(runs_of(loaded, "out"), loaded.text)
+
+
+NEVER = {
+    "segm.AP75": "segm.AP75 (its model has no mask head)",
+    "keypoints.AP": "keypoints.AP (its model has no keypoint head)",
+    "bbox.AP@100": "bbox.AP@100 (AP@100 is that of test.detections: 100, above 100; it is 100)",
+    "bbox.AP@300": "bbox.AP@300 (AP@300 is that of test.detections: 300, above 100; it is 100)",
+    "bbox.per_class.squares": "bbox.per_class.squares (data.val has no class 'squares'; did you mean 'square'?)",
+}
+
+
+@pytest.mark.parametrize("metric", NEVER)
+def test_a_metric_that_no_variant_gives_is_refused_before_anything_trains(sweep: Path, metric: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_metric(sweep, metric)
+    assert str(caught.value) == (
+        f"sweep.yaml:2:31: metrics.large: no variant gives {NEVER[metric]}: remove the column, or add what gives it"
+    )
+
+
+def test_a_metric_that_some_variant_gives_is_a_warning(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mask = "model.instance.mask: {extractor: {type: RoIAlign}, head: {type: FCNMaskHead, channels: 8}}"
+    sweep.write_text(SWEEP.replace("bbox.APl", "segm.AP").replace("RoIPool}", "RoIPool, " + mask + "}"))
+    loaded = load_sweep(sweep)
+    said = "no segm.AP of 'RoIAlign (average)', 'again' (its model has no mask head): left empty in the table"
+    assert [record.getMessage() for record in caplog.records] == [f"sweep.yaml: {said}"]
+    check_runs(runs_of(loaded, "out"), loaded.text)  # the data has masks
+    assert len(caplog.records) == 1
+
+
+def test_a_metric_that_depends_on_settings_or_classes_is_taken(sweep: Path) -> None:
+    check_metric(sweep, "bbox.AR@300", "test.detections=300")
+    check_metric(sweep, "bbox.per_class.square")
+
+
+def test_masks_that_only_the_model_has_are_no_metric(sweep: Path, tmp_path: Path) -> None:
+    square = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 20, 20], "area": 400, "iscrowd": 0}
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "images/1.png")
+    truth = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 64, "width": 64}],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(Shapes(length=1).classes, 1)],
+        "annotations": [square],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    mask = "model.instance.mask={extractor: {type: RoIAlign}, head: {type: FCNMaskHead, channels: 8}}"
+    with pytest.raises(ConfigError, match=r"no variant gives segm.AP \(data.val has no masks\)"):
+        check_metric(sweep, "segm.AP", mask, "data.val={type: CocoDataset, images: images, annotations: val.json}")
 
 
 def test_the_time_of_a_run_is_that_of_its_steps(tmp_path: Path) -> None:

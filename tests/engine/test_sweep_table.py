@@ -20,6 +20,7 @@ model:
   neck: {type: FPN, out_channels: 8}
   rpn: {head: {type: ConvRPNHead}, anchors: {sizes: [12, 24, 48, 96, 192]}}
   box: {extractor: {type: RoIAlign}, head: {type: TwoFCBoxHead, channels: 16}}
+  instance: {mask: {extractor: {type: RoIAlign}, head: {type: FCNMaskHead, channels: 8}}}
 train: {steps: 20, batch: 2, lr: 0.001}
 """
 PAPER = {"pool": 26.9, "warp": 27.1, "max": 30.2, "align": 30.3}
@@ -113,6 +114,14 @@ def test_minus_one_and_missing_numbers_are_dashes(tmp_path: Path, monkeypatch: p
     assert table.rows[3].runs == {0: {"AP50": 50}, 1: {"AP": 3, "AP50": 50}}
 
 
+def test_differences_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = made(tmp_path, monkeypatch, {**OURS, "pool": (10.04,), "warp": (10.26,)})
+    pool, warp = table.rows[:2]
+    (row,) = [line for line in markdown(table).splitlines() if line.startswith("| warp ") and "27.1" in line]
+    assert [f"{ours.mean:.2f}" for one in (pool, warp) if (ours := one.ours("AP"))] == ["10.04", "10.26"]
+    assert "| 10.3 (1 of 2) " in row and "| +0.2 (1 of 2) " in row  # not the 0.3 between 10.0 and 10.3
+
+
 def test_the_markdown_shows_all_of_it(table: SweepTable) -> None:
     lines = markdown(table).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
@@ -125,6 +134,7 @@ def test_the_markdown_shows_all_of_it(table: SweepTable) -> None:
     assert cells[6] == ["theirs", "–", "–", "24.6", "-2.3", "–", "–", "–", "–"]
     assert "- theirs: not trained: no code" in lines
     assert ["warp", "max", "+3.1", "-1.5 (-2.0 to -1.0)", "disagrees"] in cells
+    assert lines[2].endswith("Δ is the difference to pool, seed by seed, taken before rounding.")
     assert "4 of 5 pairs as in the paper (Kendall's tau +0.60)" in lines[-1]
 
 

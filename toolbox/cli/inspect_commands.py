@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError, near_path
+from toolbox.errors import ConfigError, DataError, DeviceError, Problem, ToolboxError, counted, near_path
 
 if TYPE_CHECKING:
     from toolbox.data.counts import ObjectCounts
@@ -44,7 +44,6 @@ def check(
     from toolbox.data.spot_checks import warn_of_shared_images
     from toolbox.engine.announce import sampled
     from toolbox.engine.job import sampling_of
-    from toolbox.engine.progress import counted
     from toolbox.models.builder import attempt
     from toolbox.schema import load_config
 

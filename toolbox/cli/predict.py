@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolbox.errors import DataError
+from toolbox.errors import DataError, counted
 
 
 def predict(
@@ -35,7 +35,7 @@ def predict(
     are done all the same, and the exit status is then 2.
     """
     from toolbox.cli.progress_line import progress_line
-    from toolbox.engine.progress import Heartbeat, Progress, counted
+    from toolbox.engine.progress import Heartbeat, Progress
     from toolbox.inference import Predictor
     from toolbox.inference.files import ResultFolder, find_images, predict_files
     from toolbox.inference.predictor import choose_device

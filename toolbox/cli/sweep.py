@@ -57,7 +57,7 @@ def sweep(
         runs = runs_of(checked, folder, only=only or (), seeds=wanted)
         waiting = [run for run in runs if not run.finished]
         if waiting:
-            check_runs(runs)
+            check_runs(runs, checked.text)
             outcome = _train(runs)
     result = read_table(checked, folder, seeds=wanted)
     if folder.is_dir():

@@ -10,7 +10,7 @@ from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset
 from toolbox.data.sampling import ImageSampling
 from toolbox.engine.job import Job, sampling_of
-from toolbox.engine.progress import counted
+from toolbox.errors import counted
 
 logger = logging.getLogger("toolbox")
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from toolbox.errors import counted
+
 logger = logging.getLogger("toolbox")
 
 HEARTBEAT = 30.0  # seconds
@@ -62,8 +64,3 @@ def about(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str, several: str | None = None) -> str:
-    """`1 class`, `3 classes`."""
-    return f"{number} {noun if number == 1 else several or f'{noun}s'}"

@@ -44,10 +44,12 @@ class RunFolder:
 
     Args:
         path: the folder; made when it is opened.
+        resumed_by: what a user does to go on with the run, as messages say it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resumed_by: str = "--resume") -> None:
         self.path = Path(path)
+        self.resumed_by = resumed_by
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluation = self.path / "eval.json"
@@ -98,7 +100,7 @@ class RunFolder:
             held = self.held()
             if held:
                 raise ToolboxError(
-                    f"{self.path}: holds a run already ({', '.join(held)}); go on with it by --resume, "
+                    f"{self.path}: holds a run already ({', '.join(held)}); go on with it by {self.resumed_by}, "
                     "name another folder with --run, or remove this one"
                 )
         elif self.checkpoint.exists() and self.config.exists():

@@ -18,10 +18,11 @@ from toolbox.data.interfaces import Dataset
 from toolbox.data.skeletons import COCO_SIGMAS
 from toolbox.engine.job import check_data, device_of, known_of, open_dataset
 from toolbox.engine.optim import build_optimizer
-from toolbox.engine.progress import OnProgress, counted
+from toolbox.engine.progress import OnProgress
 from toolbox.engine.run_folder import RunFolder, RunLocked
+from toolbox.engine.sweep_metrics import check_metrics, lacking_in_data, lacking_in_model
 from toolbox.engine.train import TrainingDiverged, train
-from toolbox.errors import ConfigError, Problem, ToolboxError, did_you_mean
+from toolbox.errors import ConfigError, Problem, ToolboxError, counted, did_you_mean
 from toolbox.models.builder import check_wiring
 from toolbox.schema import Config, config_from_nodes
 from toolbox.structures import Skeleton
@@ -106,14 +107,17 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
     found: dict[str, Sequence[Problem]] = {}
     same: dict[str, VariantText] = {}
     first: dict[str, VariantText] = {}
+    configs: dict[str, Config] = {}
     for variant in text.trained:
         try:
             config = config_of(variant, text.seeds[0])
         except ConfigError as error:
             found[variant.name] = error.problems
         else:
+            configs[variant.name] = config
             same[variant.name] = first.setdefault(config.to_yaml(), variant)
     raise_gathered(found, len(text.trained))
+    check_metrics(text, configs, lacking_in_model)
     return Sweep(text, same)
 
 
@@ -144,8 +148,8 @@ def runs_of(
     for seed in sweep.text.seeds if seeds is None else seeds:
         for variant in sweep.text.trained:
             if sweep.same[variant.name] is variant and (not only or variant.name in chosen):
-                place = Path(folder) / variant.slug / f"seed-{seed}"
-                runs.append(Run(variant, seed, config_of(variant, seed), RunFolder(place)))
+                place = RunFolder(Path(folder) / variant.slug / f"seed-{seed}", resumed_by="the same command")
+                runs.append(Run(variant, seed, config_of(variant, seed), place))
     return runs
 
 
@@ -160,8 +164,11 @@ def _named(text: SweepText, name: str) -> str:
     raise ToolboxError(f"{text.path} has no variant '{name}'{did_you_mean(name, names)} (variants: {', '.join(names)})")
 
 
-def check_runs(runs: Sequence[Run]) -> None:
+def check_runs(runs: Sequence[Run], text: SweepText | None = None) -> None:
     """See that every run can be trained: its data sets, its model, and what its folder holds.
+
+    Args:
+        text: of the sweep; also see that the data gives its metrics.
 
     Raises:
         ConfigError: every problem of every variant.
@@ -170,6 +177,8 @@ def check_runs(runs: Sequence[Run]) -> None:
     opened: dict[str, Dataset | ToolboxError] = {}
     configs = {run.variant.name: run.config for run in runs}
     raise_gathered({name: _problems(config, opened) for name, config in configs.items()}, len(configs))
+    if text is not None:
+        check_metrics(text, configs, lambda config, *metric: lacking_in_data(_opened(config, "val", opened), *metric))
 
 
 def check_folders(runs: Sequence[Run]) -> None:
@@ -258,7 +267,7 @@ def train_runs(
                 on_run(number, run)
             logger.info("run %d of %d: %s", number + 1, len(runs), run)
             try:
-                done = train(run.config, run.folder.path, resume=bool(run.folder.held()), on_progress=on_progress)
+                done = train(run.config, run.folder, resume=bool(run.folder.held()), on_progress=on_progress)
             except RunLocked as error:
                 logger.info("passed over: %s", error)
                 outcome.locked.append(run)

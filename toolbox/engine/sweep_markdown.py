@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from toolbox.engine.progress import counted
 from toolbox.engine.sweep_table import Order, Row, Spread, SweepTable
+from toolbox.errors import counted
 
 _NOTHING = "–"
 
@@ -29,7 +29,8 @@ def _head(table: SweepTable) -> str:
     kind = "small form: another network on other data than the paper's; " if table.small else ""
     return (
         f"{kind}{seeds}, {done} of {counted(wanted, 'run')} done. In percent: mean (least to greatest of the seeds); "
-        f"Δ is the difference to {table.reference}, seed by seed."
+        f"Δ is the difference to {table.reference}, seed by "
+        "seed, taken before rounding."
     )
 
 

@@ -40,7 +40,7 @@ class Stopped(Exception):
 
 
 def train(
-    config: Config, run: str | Path, *, resume: bool = False, on_progress: OnProgress | None = None
+    config: Config, run: str | Path | RunFolder, *, resume: bool = False, on_progress: OnProgress | None = None
 ) -> dict[str, Any]:
     """Train the detector of a config, evaluate it, and keep everything in a run folder.
 
@@ -61,7 +61,7 @@ def train(
         TrainingDiverged: a loss is not finite; the last checkpoint is kept, if one was written.
     """
     device_of(config)  # before anything is written
-    folder = RunFolder(run)
+    folder = run if isinstance(run, RunFolder) else RunFolder(run)
     with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop:
         job = prepare(config, folder)
         announce(job)
@@ -102,7 +102,7 @@ def train(
             if metrics is None:  # a run that had done all its steps, resumed
                 metrics = _evaluate(job, stop, on_progress)
         if stop.is_set():
-            logger.info("stopped after step %d of %d; go on with --resume", state.step, settings.steps)
+            logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, folder.resumed_by)
         return {"step": state.step, "finished": finished and not stop.is_set(), "metrics": metrics}
 
 
@@ -111,7 +111,7 @@ def _save(job: Job, *, last: bool) -> None:
     try:
         job.save()
     except StorageError as error:
-        way = "once there is room, --resume goes on from the last checkpoint that was written"
+        way = f"once there is room, {job.folder.resumed_by} goes on from the last checkpoint that was written"
         if last:
             raise StorageError(f"{error}; {way}") from error
         logger.error("%s; training goes on, and the next checkpoint is tried again", error)

@@ -96,8 +96,7 @@ def check_ground_truth(config: Config, dataset: Any) -> None:
     wanted = [(branch, name) for branch in _plans(config.model) for name in getattr(branch.cls, "needs", ())]
     if not wanted:
         return
-    first = (dataset.load(index) for index in range(min(len(dataset), _LOOKED_AT)))
-    sample = next((sample for sample in first if len(sample)), None)
+    sample = first_with_objects(dataset)
     if sample is None:
         return  # without objects, nobody can tell
     plan = config.data.train
@@ -113,6 +112,12 @@ def check_ground_truth(config: Config, dataset: Any) -> None:
             problems.append(plan.problem(message) if plan else Problem("", "data.train", message))
     if problems:
         raise ConfigError(problems)
+
+
+def first_with_objects(dataset: Any) -> Any:
+    """The first sample of a data set that has an object, or None if its first images have none."""
+    first = (dataset.load(index) for index in range(min(len(dataset), _LOOKED_AT)))
+    return next((sample for sample in first if len(sample)), None)
 
 
 def uses_joints(config: Config) -> bool:
