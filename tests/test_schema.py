@@ -153,7 +153,7 @@ def test_accumulation_that_does_not_fit_the_batch_is_refused() -> None:
 def test_a_train_config_made_in_code_has_the_same_defaults() -> None:
     made, read = TrainConfig(steps=10, lr=1e-3), config_from_text(RUN, "run.yaml").train
     assert made.optimizer.to_dict() == read.optimizer.to_dict() and made.schedule.to_dict() == read.schedule.to_dict()
-    assert (made.batch, made.seed, made.device, made.amp) == (read.batch, read.seed, read.device, read.amp)
+    assert (made.batch, made.seed, made.device, made.precision) == (read.batch, read.seed, read.device, read.precision)
 
 
 def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, Protocol
 
+from toolbox.accumulation import accumulation
 from toolbox.data.resize import Resize
 from toolbox.data.sampling import RepeatFactors
 from toolbox.models.box_branch import TestSettings
@@ -128,7 +129,9 @@ class TrainConfig:
         steps: optimizer steps.
         batch: images per optimizer step, over all processes.
         micro_batch: images per process and backward pass; fewer than its share of `batch` means accumulation.
-        lr: base learning rate, at `batch`.
+        lr: base learning rate, at `batch`, or at `scale_lr_from` where that is given.
+        scale_lr_from: the batch that `lr` was found for: the rate is then lr × batch / scale_lr_from (Goyal et al.,
+            arXiv:1706.02677). Steps stay as written: half the batch sees half the images. None takes `lr` as it is.
         optimizer: torch's, with its settings.
         schedule: the learning rate over the run, as a factor on `lr`.
         layer_decay: factor on the learning rate per layer of the backbone, from its last one towards the image, e.g.
@@ -145,7 +148,13 @@ class TrainConfig:
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
         device: `auto` takes the GPU if there is one.
-        amp: bfloat16 autocast, on a GPU only.
+        precision: what products are computed in, by autocast; weights and losses stay float32. `auto` is bfloat16 on
+            GPUs of compute capability 8.0 (Ampere) or more, float16 on older ones, float32 on CPUs. `bfloat16` is
+            refused on a CPU that has no instructions for it.
+        tf32: let a GPU round the factors of what is computed in float32 to 10 bits, which is several times faster.
+        compile: compile backbone and neck by `torch.compile`, once, for images of any size.
+        activation_checkpointing: keep the inputs of the backbone's blocks only, and compute what is inside again for
+            the gradient: less memory, more time, the same results.
         ema: decay of the averaged weights, or None.
     """
 
@@ -154,6 +163,7 @@ class TrainConfig:
     batch: int = 16
     micro_batch: int | None = None
     lr: float
+    scale_lr_from: int | None = None
     optimizer: Annotated[Plan, Component(OPTIMIZERS, default="SGD")] = field(
         default_factory=_default(OPTIMIZERS, "SGD", "train.optimizer")
     )
@@ -171,13 +181,16 @@ class TrainConfig:
     checkpoint_every: int = 1000
     log_every: int = 20
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    amp: bool = True
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    tf32: bool = True
+    compile: bool = False
+    activation_checkpointing: bool = False
     ema: float | None = None
 
     def __post_init__(self) -> None:
         # All of them in one error; each line begins with its setting, which is where Plan.build places it.
         wrong = []
-        for name in ("steps", "batch", "micro_batch", "eval_every", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch", "micro_batch", "scale_lr_from", "eval_every", "checkpoint_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 wrong.append(f"{name} is 1 or more, got {value}")
@@ -196,10 +209,18 @@ class TrainConfig:
             wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:
             wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
-        if not wrong and self.micro_batch is not None and self.batch % self.micro_batch:
-            wrong.append(f"batch ({self.batch}) is not a multiple of micro_batch ({self.micro_batch})")
+        if not wrong:
+            try:
+                accumulation(self.batch, self.micro_batch)
+            except ValueError as error:
+                wrong.append(str(error))
         if wrong:
             raise ValueError("\n".join(wrong))
+
+    @property
+    def scaled_lr(self) -> float:
+        """The base learning rate at `batch`."""
+        return self.lr if self.scale_lr_from is None else self.lr * self.batch / self.scale_lr_from
 
 
 @dataclass(frozen=True)

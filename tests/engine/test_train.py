@@ -175,8 +175,8 @@ def test_resuming_with_another_config_names_the_keys(tiny_config: MakeConfig, tm
     train(tiny_config(steps=1), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train\.lr: the run has 0\.05, now it is 0\.1"):
         train(tiny_config(steps=1, lr=0.1), tmp_path / "run", resume=True)
-    with pytest.raises(ConfigError, match=r"train\.amp: the run has nothing, now it is true;"):
-        train(tiny_config(steps=1, amp=True), tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match=r"train\.tf32: the run has nothing, now it is true;"):
+        train(tiny_config(steps=1, tf32=True), tmp_path / "run", resume=True)
     again = train(tiny_config(steps=1, log_every=1), tmp_path / "run", resume=True)  # how it is watched may change
     assert again["finished"]
 
@@ -206,15 +206,16 @@ def test_the_log_says_at_once_what_runs_and_after_a_step_how_long_it_will_take(
 ) -> None:
     train(tiny_config(val=tiny_images, steps=4, log_every=3, micro_batch=2), tmp_path / "run")
     said = [line.split(" INFO ")[1] for line in (tmp_path / "run/log.txt").read_text().splitlines()]
-    assert said[:5] == [
-        f"device cpu, {counted(torch.get_num_threads(), 'thread')}; 0 loader processes",
+    assert said[:6] == [
+        f"device cpu, {counted(torch.get_num_threads(), 'thread')}, float32; 0 loader processes",
         "data.train: 12 images, 1 class",
         "data.val: 12 images, 1 class",
         "model: TinyDetector, 0.2 k parameters, 0.2 k of them trained",
         "train: 4 steps of 4 images in micro-batches of 2 (1.3 epochs)",
+        "train: learning rate 0.05",
     ]
-    assert [line.partition(":")[0] for line in said[5:9]] == ["step 1/4", "step 3/4", "step 4/4", "evaluating"]
-    assert said[5].endswith("about 1 s left") and "left" not in said[7]
+    assert [line.partition(":")[0] for line in said[6:10]] == ["step 1/4", "step 3/4", "step 4/4", "evaluating"]
+    assert said[6].endswith("about 1 s left") and "left" not in said[8]
     assert [line["step"] for line in lines(tmp_path / "run")] == [3, 4, 4]  # the first step is not a line of metrics
 
 

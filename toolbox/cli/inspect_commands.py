@@ -206,7 +206,9 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     from toolbox.cli.trial import forward_problems
     from toolbox.engine.channels import check_channels
     from toolbox.engine.job import check_objects, placed, sampling_of
+    from toolbox.engine.model_switches import apply_switches
     from toolbox.engine.optim import build_optimizer
+    from toolbox.engine.precision import choose_precision
     from toolbox.inference.predictor import choose_device
     from toolbox.models.builder import attempt, check_ground_truth
 
@@ -219,6 +221,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
         attempt(problems, lambda: build_optimizer(config, model))
         resize = config.data.resize
         problems += forward_problems(config.model, model, *(resize.size(*_IMAGE) if resize else _IMAGE))
+        attempt(problems, lambda: apply_switches(config, model))  # behind the trial, which would be compiled
     if "train" in sets:
         attempt(problems, lambda: check_channels(config, sets["train"], sets.get("val")))
         try:
@@ -231,9 +234,13 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
         with suppress(DataError, OSError):
             attempt(problems, lambda: check_ground_truth(config, sets["train"]))
     try:
-        choose_device(settings.device)
+        device = choose_device(settings.device)
     except DeviceError as error:
-        problems.append(config.plan["train"].problem(str(error), "device"))
+        return [*problems, config.plan["train"].problem(str(error), "device")]
+    try:
+        choose_precision(settings.precision, device)
+    except ValueError as error:
+        problems.append(config.plan["train"].problem(str(error), "precision"))
     return problems
 
 

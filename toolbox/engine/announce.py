@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -11,6 +13,7 @@ from toolbox.data.interfaces import Dataset
 from toolbox.data.sampling import ImageSampling
 from toolbox.engine.job import Job, sampling_of
 from toolbox.errors import counted
+from toolbox.sections import TrainConfig
 
 logger = logging.getLogger("toolbox")
 
@@ -38,19 +41,45 @@ def announce(job: Job) -> None:
     epochs = settings.steps * settings.batch / epoch
     steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
     logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
+    logger.info("train: %s", learning_rate(settings, job.state.optimizer.param_groups))
     for pattern, factor in settings.lr_factors.items():
-        logger.info("train: learning rate %.3g for %s (lr_factors %g)", settings.lr * factor, pattern, factor)
+        logger.info("train: learning rate %.3g for %s (lr_factors %g)", settings.scaled_lr * factor, pattern, factor)
+    if settings.scale_lr_from not in (None, settings.batch):
+        seen = settings.steps * settings.scale_lr_from
+        logger.info(
+            "train: steps are not scaled: as many images as %s of %d has train.steps=%d",
+            counted(settings.steps, "step"),
+            settings.scale_lr_from,
+            round(seen / settings.batch),
+        )
+    switches = [name for name in ("compile", "activation_checkpointing") if getattr(settings, name)]
+    if switches:
+        logger.info("train: %s", ", ".join(switches))
+
+
+def learning_rate(settings: TrainConfig, groups: Sequence[Mapping[str, Any]]) -> str:
+    """`learning rate 0.01 = 0.02 × 8 / 16 (lr × batch / scale_lr_from), down to 0.001 … (layer_decay 0.75)`.
+
+    Args:
+        settings: section `train`.
+        groups: of the optimizer.
+    """
+    text = f"learning rate {settings.scaled_lr:.3g}"
+    if settings.scale_lr_from is not None:
+        factors = f"{settings.lr:.3g} × {settings.batch} / {settings.scale_lr_from}"
+        text += f" = {factors} (lr × batch / scale_lr_from)"
     if settings.layer_decay is not None:
-        slowest = settings.lr * min(group["lr_scale"] for group in job.state.optimizer.param_groups)
-        how = f"layer_decay {settings.layer_decay:g}"
-        logger.info("train: learning rate %.3g, down to %.3g towards the image (%s)", settings.lr, slowest, how)
+        slowest = settings.scaled_lr * min(group["lr_scale"] for group in groups)
+        text += f", down to {slowest:.3g} towards the image (layer_decay {settings.layer_decay:g})"
+    return text
 
 
 def _device(job: Job) -> str:
+    precision = "float32" if job.autocast is None else str(job.autocast).removeprefix("torch.")
     if job.device.type == "cuda":
-        precision = "float32" if job.autocast is None else str(job.autocast).removeprefix("torch.")
-        return f"device {job.device} ({torch.cuda.get_device_name(job.device)}), {precision}"
-    return f"device {job.device}, {counted(torch.get_num_threads(), 'thread')}"
+        exact = " and TF32" if job.config.train.tf32 and job.autocast is None else ""
+        return f"device {job.device} ({torch.cuda.get_device_name(job.device)}), {precision}{exact}"
+    return f"device {job.device}, {counted(torch.get_num_threads(), 'thread')}, {precision}"
 
 
 def contents(dataset: Dataset) -> str:

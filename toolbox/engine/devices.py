@@ -13,16 +13,6 @@ from torch import Tensor
 logger = logging.getLogger("toolbox")
 
 
-def autocast_type(device: torch.device, enabled: bool) -> torch.dtype | None:
-    """The type to compute in: bfloat16, on GPUs before Ampere float16; None (float32) on anything but a GPU.
-
-    On CPUs without bfloat16 instructions it would be ten to a hundred times slower.
-    """
-    if device.type != "cuda" or not enabled:
-        return None
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-
-
 def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
     """torch's autocast, or nothing for None."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)

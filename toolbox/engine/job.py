@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from toolbox.accumulation import accumulation
 from toolbox.data.counts import count_objects, labels_by_image
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
@@ -16,10 +17,11 @@ from toolbox.data.sampling import ImageSampling
 from toolbox.data.spot_checks import warn_of_shared_images
 from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
-from toolbox.engine.devices import autocast_type
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
+from toolbox.engine.model_switches import apply_switches
 from toolbox.engine.optim import build_optimizer
+from toolbox.engine.precision import choose_precision
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError, DataError, DeviceError, Problem
 from toolbox.inference.metadata import model_metadata
@@ -60,16 +62,16 @@ class Job:
     @property
     def micro_batch(self) -> int:
         """Images per backward pass."""
-        return self.config.train.micro_batch or self.config.train.batch
+        return accumulation(self.config.train.batch, self.config.train.micro_batch).micro_batch
 
     @property
     def accumulation(self) -> int:
         """Backward passes per optimizer step."""
-        return self.config.train.batch // self.micro_batch
+        return accumulation(self.config.train.batch, self.config.train.micro_batch).passes
 
     def lr(self, step: int) -> float:
         """Learning rate of the optimizer step number `step`, from 0; groups with an `lr_scale` multiply it."""
-        return self.config.train.lr * self.schedule(step)
+        return self.config.train.scaled_lr * self.schedule(step)
 
     def batches(self, start: int) -> Iterator[Batch]:
         """The micro-batches of the steps from `start` on."""
@@ -107,6 +109,7 @@ def prepare(config: Config, folder: RunFolder) -> Job:
     settings = config.train
     keep_files(config.plugins, folder.path)
     device = device_of(config)
+    dtype = precision_of(config, device)
     train_set = open_dataset(config, "train")
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     check_data(config, train_set, val_set)
@@ -117,9 +120,10 @@ def prepare(config: Config, folder: RunFolder) -> Job:
 
     seed_step(settings.seed, -1)  # the moment before the first step
     model = build_detector(config, **known)
-    model.to(device).train()
+    # Maps are channels-last, and weights of another layout would be converted at every call.
+    model.to(device).to(memory_format=torch.channels_last).train()
+    apply_switches(config, model)
     optimizer = build_optimizer(config, model)
-    dtype = autocast_type(device, settings.amp)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     ema = None if settings.ema is None else AveragedWeights(model, settings.ema)
     return Job(
@@ -187,6 +191,18 @@ def device_of(config: Config) -> torch.device:
         return choose_device(config.train.device, instead="train.device=cpu")
     except DeviceError as error:
         raise DeviceError(str(config.plan["train"].problem(str(error), "device"))) from error
+
+
+def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
+    """The type of `train.precision` on a device; None for float32.
+
+    Raises:
+        DeviceError: the device has no instructions for it, at its place in the config.
+    """
+    try:
+        return choose_precision(config.train.precision, device)
+    except ValueError as error:
+        raise DeviceError(str(config.plan["train"].problem(str(error), "precision"))) from error
 
 
 def open_dataset(config: Config, split: Literal["train", "val"]) -> Dataset:

@@ -19,7 +19,8 @@ from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
 from toolbox.engine.evaluate import evaluate
-from toolbox.engine.job import Job, device_of, prepare
+from toolbox.engine.job import Job, device_of, precision_of, prepare
+from toolbox.engine.precision import tf32
 from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.window import Window
@@ -60,9 +61,9 @@ def train(
     Raises:
         TrainingDiverged: a loss is not finite; the last checkpoint is kept, if one was written.
     """
-    device_of(config)  # before anything is written
+    precision_of(config, device_of(config))  # before anything is written
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
-    with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop:
+    with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop, tf32(config.train.tf32):
         job = prepare(config, folder)
         announce(job)
         state, settings = job.state, config.train

@@ -39,6 +39,8 @@ class Backbone(Protocol):
     that can train with layer decay has a method `depth_of(name) -> int`: how deep a parameter of its state dict lies,
     from 0 (next to the image) on. One with parameters that weight decay would harm (position embeddings, class tokens)
     names them by a method `no_weight_decay() -> set[str]`, as timm's networks do; `*` stands for any text.
+    from 0 (next to the image) on. One that can trade time for memory has a method `recompute_activations()`: from then
+    on, what it computes inside its blocks is not kept for the gradient but computed again (torch.utils.checkpoint).
     """
 
     out_features: Mapping[str, FeatureSpec]  # in order of growing stride, e.g. {"c2": FeatureSpec(256, 4), …}

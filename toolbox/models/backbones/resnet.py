@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from toolbox.models.backbones.recompute import recomputed
 from toolbox.models.backbones.residual import (
     BlockNorm,
     architecture_name,
@@ -76,6 +78,7 @@ class ResNet(nn.Module):
         self.pixels = pixels.for_channels(in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = make_norm(norm, 64)
+        self.recompute = False
         self.last = max(int(name[1]) for name in out)
         for stage in range(2, self.last + 1):
             layer = make_stage(
@@ -118,9 +121,15 @@ class ResNet(nn.Module):
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         maps: dict[str, Tensor] = {}
         for stage in range(2, self.last + 1):
-            x = getattr(self, f"layer{stage - 1}")(x)
+            for block in getattr(self, f"layer{stage - 1}"):
+                again = self.recompute and torch.is_grad_enabled()
+                x = recomputed(block, x) if again else block(x)
             maps[f"c{stage}"] = x
         return {name: maps[name] for name in self.out_features}
+
+    def recompute_activations(self) -> None:
+        """Keep the inputs of the residual blocks only, and compute what is inside again for the gradient."""
+        self.recompute = True
 
     def depth_of(self, name: str) -> int:
         """How deep a parameter of the state dict lies: 0 the stem, then the blocks one by one."""

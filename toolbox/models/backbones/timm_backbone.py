@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from toolbox.models.backbones.recompute import live_norms
 from toolbox.models.backbones.timm_networks import as_nchw, groups_of, import_timm, look_up, names_in_whole
 from toolbox.models.backbones.timm_weights import build_network
 from toolbox.registry import BACKBONES
@@ -85,6 +86,27 @@ class TimmBackbone(nn.Module):
         """(N, in_channels, H, W) → {"c2": (N, C, H / 4, W / 4), …}."""
         maps = self.network(images)
         return {name: as_nchw(self.network, x) for name, x in zip(self.out_features, maps, strict=True)}
+
+    def recompute_activations(self) -> None:
+        """As timm does it for this network: by blocks or stages.
+
+        Raises:
+            ValueError: timm cannot, or batch norms train: it would count each batch twice.
+        """
+        if live_norms(self.network):
+            raise ValueError(
+                "activation_checkpointing of timm's networks counts each batch twice in a batch norm that trains; "
+                "set model.backbone.norm=frozen_bn, or leave it out"
+            )
+        switch = getattr(self.network, "set_grad_checkpointing", None)
+        if switch is None:
+            raise ValueError(f"timm has no activation_checkpointing for feature maps of {type(self.network).__name__}")
+        try:
+            switch(True)
+        except AssertionError as error:  # timm's way to say that a network has none
+            raise ValueError(
+                f"timm has no activation_checkpointing for this network ({error}); leave it out"
+            ) from error
 
     def depth_of(self, name: str) -> int:
         """How deep a parameter of the state dict lies, as timm groups it for layer decay: 0 is the stem.
