@@ -9,7 +9,6 @@ import pytest
 from toolbox.data.geometry import (
     apply_view,
     horizontal_flip,
-    render,
     scaling,
     transform_boxes,
     transform_keypoints,
@@ -17,6 +16,7 @@ from toolbox.data.geometry import (
     vertical_flip,
 )
 from toolbox.data.interfaces import Sample, View
+from toolbox.data.rendering import render
 from toolbox.masks import BitmapMask, PolygonMask
 from toolbox.structures import Skeleton
 

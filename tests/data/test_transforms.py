@@ -11,8 +11,8 @@ import torch
 from torchvision.transforms import v2
 
 from toolbox.data import photometry
-from toolbox.data.geometry import render
 from toolbox.data.interfaces import View
+from toolbox.data.rendering import render
 from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter, VerticalFlip
 from toolbox.registry import TRANSFORMS, RegistryError
 
@@ -135,5 +135,5 @@ def test_refused_torchvision_names_exist_there_and_are_not_registered_here() -> 
 
 
 def test_a_torchvision_name_in_a_config_gets_the_reason_and_what_to_write() -> None:
-    with pytest.raises(RegistryError, match="transform 'RandomRotation' is not offered: it moves boxes.*view.moved"):
-        TRANSFORMS.get("RandomRotation")
+    with pytest.raises(RegistryError, match="transform 'RandomIoUCrop' is not offered: it moves boxes.*MinIoUCrop"):
+        TRANSFORMS.get("RandomIoUCrop")

@@ -10,7 +10,10 @@ import cv2
 import pytest
 
 import toolbox
+from toolbox.data.copy_paste import CopyPaste
 from toolbox.data.shapes import Shapes
+from toolbox.data.transforms import HorizontalFlip
+from toolbox.data.turns import RandomRotation
 from toolbox.registry import FAMILIES
 from toolbox.sections import register_builtin
 from toolbox.structures import FeatureSpec, RoIShape
@@ -60,7 +63,16 @@ BUILTIN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Shapes", SMALL_SHAPES, {}),
     ("Shapes", {**SMALL_SHAPES, "keypoints": True, "difficulty": "hard"}, {}),
     ("RandomCrop", {"height": 30, "width": 50}, {}),
+    ("RandomCrop", {"height": 30, "width": 50, "on_object": True}, {}),
     ("ScaleJitter", {"height": 50, "width": 50}, {}),
+    ("MinIoUCrop", {"overlaps": (0.1, 0.5)}, {}),
+    ("RandomRotation", {"degrees": 180.0}, {}),
+    ("RandomRotation", {"degrees": [0, 90, 180, 270], "draw": "choice", "expand": True}, {}),
+    ("RandomAffine", {"shear": 20.0, "min_scale": 0.5, "max_scale": 1.5, "shift": 0.2}, {}),
+    ("CopyPaste", {}, {}),
+    ("CopyPaste", {"sigma": 2.0, "max_objects": 1, "min_left": 0.3}, {}),
+    ("RandomApply", {"transforms": [RandomRotation(), CopyPaste()]}, {}),
+    ("OneOf", {"transforms": [HorizontalFlip(prob=1), RandomRotation()], "weights": [1.0, 3.0]}, {}),
     *((name, {}, {}) for name in ("HorizontalFlip", "VerticalFlip")),
     *((name, {"prob": 1.0}, {}) for name in ("ColorJitter", "PhotometricDistort", "RandomGrayscale", "GaussianBlur")),
     *((name, {"prob": 1.0}, {}) for name in ("GaussianNoise", "RandomSharpness", "RandomAutocontrast")),

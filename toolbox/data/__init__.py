@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from toolbox.data import photometry, transforms
 from toolbox.data.coco import CocoDataset
-from toolbox.data.geometry import apply_view, render
+from toolbox.data.geometry import apply_view
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Dataset, Sample, Transform, View
 from toolbox.data.loader import Loader, collate, evaluation_loader, training_loader
+from toolbox.data.rendering import render
 from toolbox.data.resize import Resize, resize_image, resized_size
 from toolbox.data.shapes import Shapes
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from toolbox.data.interfaces import Sample, View
-from toolbox.data.resize import ResizeMethod, in_groups, scale_pixels
-from toolbox.errors import DataError
+from toolbox.data.interfaces import Layer, PixelEdit, Sample, View
+from toolbox.data.paste import paste
+from toolbox.data.rendering import render
+from toolbox.data.resize import ResizeMethod
 from toolbox.masks import Mask
 from toolbox.structures import Skeleton
 
 _GRID = 56  # places across and down a box where a mask is looked for: twice as fine as the targets of mask heads
-_WHOLE = 1e-6  # how far from a whole pixel still counts as whole; far above float64's error, far below what is seen
+_WHOLE = 1e-6  # of a box's area: what may be lost to rounding where nothing is lost
+_STRAIGHT = 1e-12  # what is left of a cosine of 90 degrees
 
 
 def scaling(height_factor: float, width_factor: float) -> np.ndarray:
@@ -41,6 +42,29 @@ def vertical_flip(height: int) -> np.ndarray:
     return np.array([[1.0, 0.0, 0.0], [0.0, -1.0, height]])
 
 
+def rotation(degrees: float) -> np.ndarray:
+    """(2, 3) turn about the origin, counter-clockwise as the image is seen; exact for quarter turns."""
+    quarters, rest = divmod(degrees, 90)
+    if rest:
+        cosine, sine = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+    else:
+        cosine, sine = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[int(quarters) % 4]
+    return np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0]])
+
+
+def about(matrix: np.ndarray, centre: tuple[float, float], onto: tuple[float, float]) -> np.ndarray:
+    """(2, 3) map with the linear part of `matrix` that takes the point `centre` (x, y) to `onto`."""
+    moved = matrix.copy()
+    moved[:, 2] = np.array(onto) - matrix[:, :2] @ np.array(centre)
+    return moved
+
+
+def keeps_boxes_upright(matrix: np.ndarray) -> bool:
+    """Whether boxes stay boxes: a scale, a flip or a quarter turn, not a shear or another turn."""
+    linear = np.abs(matrix[:, :2])
+    return bool(linear[[0, 1], [1, 0]].max() < _STRAIGHT or linear[[0, 1], [0, 1]].max() < _STRAIGHT)
+
+
 def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Map points (…, 2)."""
     return points @ matrix[:, :2].T + matrix[:, 2]
@@ -61,82 +85,6 @@ def clip_boxes(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
 def box_area(boxes: np.ndarray) -> np.ndarray:
     """Area (G,) of boxes (G, 4)."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def render(image: np.ndarray, view: View, method: ResizeMethod = "cv2") -> np.ndarray:
-    """The canvas (view.height, view.width, C) uint8 that the view shows of `image` (h, w, C) uint8."""
-    view = replace(view, fill=fill_of(view.fill, image.shape[2]))
-    canvas = _upright(image, view, method)
-    if canvas is None:
-        # cv2 puts pixel centres on whole numbers, we on halves.
-        centred = view.matrix.copy()
-        centred[:, 2] += view.matrix[:, :2].sum(axis=1) / 2 - 0.5
-        canvas = _warped(image, centred, view)
-    for edit in view.edits:
-        canvas = edit(canvas)
-    return canvas
-
-
-def fill_of(fill: tuple[int, ...], channels: int) -> tuple[int, ...]:
-    """A value for each channel: three are repeated in turn for more channels, or averaged for one.
-
-    Raises:
-        DataError: there are neither three nor as many as channels.
-    """
-    if len(fill) == channels:
-        return fill
-    if len(fill) != 3:
-        raise DataError(
-            f"fill has {len(fill)} values, but the images have {channels} channels; give one for each, or leave it out"
-        )
-    return (round(sum(fill) / 3),) if channels == 1 else tuple(fill[index % 3] for index in range(channels))
-
-
-def _warped(image: np.ndarray, matrix: np.ndarray, view: View) -> np.ndarray:
-    """Render by OpenCV, four channels at a time; `matrix` has pixel centres on whole numbers, as OpenCV does."""
-    fills = [view.fill[start : start + 4] for start in range(0, image.shape[2], 4)]
-    return in_groups(
-        image,
-        lambda part: cv2.warpAffine(
-            part,
-            matrix,
-            (view.width, view.height),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=fills.pop(0),
-        ),
-        most=4,
-    )
-
-
-def _upright(image: np.ndarray, view: View, method: ResizeMethod) -> np.ndarray | None:
-    """Render by resize, flip and crop, exact and several times faster; None when the map needs more than these."""
-    (a, shear_x, tx), (shear_y, d, ty) = view.matrix
-    h, w = image.shape[:2]
-    extent = np.array([a * w, d * h, tx, ty])  # the image's size on the canvas, signed, and where its origin goes
-    whole = np.rint(extent)
-    if abs(shear_x) > 1e-12 or abs(shear_y) > 1e-12 or np.abs(extent - whole).max() > _WHOLE or not whole[:2].all():
-        return None
-    width, height, x, y = (int(value) for value in whole)
-    scaled = scale_pixels(image, abs(height), abs(width), method)
-    if width < 0 or height < 0:
-        scaled = scaled[:: -1 if height < 0 else 1, :: -1 if width < 0 else 1]
-    left, top = x + min(width, 0), y + min(height, 0)
-    return _placed(scaled, left, top, view)
-
-
-def _placed(image: np.ndarray, left: int, top: int, view: View) -> np.ndarray:
-    """Put an image at (left, top) on the view's canvas: a crop, with fill where the image does not reach."""
-    h, w = image.shape[:2]
-    x1, y1 = max(left, 0), max(top, 0)
-    x2, y2 = min(left + w, view.width), min(top + h, view.height)
-    if (x1, y1, x2, y2) == (0, 0, view.width, view.height):
-        return np.ascontiguousarray(image[-top : view.height - top, -left : view.width - left])
-    canvas = np.empty((view.height, view.width, image.shape[2]), dtype=np.uint8)
-    canvas[:] = view.fill
-    if x1 < x2 and y1 < y2:
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-    return canvas
 
 
 def transform_keypoints(
@@ -166,6 +114,51 @@ def _reaches(mask: Mask, box: np.ndarray) -> bool:
     return bool(found.any())
 
 
+def moved_boxes(sample: Sample, matrix: np.ndarray) -> np.ndarray:
+    """Boxes (G, 4) float64 of a sample's objects after a map, not cut to a canvas.
+
+    A map that keeps boxes upright moves the data set's own boxes. One that turns or shears would make them grow, as the
+    upright box around a turned box is too large for what is in it. So there an object's box is that of its moved mask;
+    without a mask that of the moved ellipse inside the box, as Kalra et al. (arXiv:2109.13488) found best, widened to
+    hold the joints that the box held.
+    """
+    boxes = sample.boxes.astype(np.float64)
+    around = transform_boxes(boxes, matrix)
+    if keeps_boxes_upright(matrix) or not len(boxes):
+        return around
+    centres = transform_points((boxes[:, :2] + boxes[:, 2:]) / 2, matrix)
+    radii = np.sqrt(((boxes[:, 2:] - boxes[:, :2]) / 2) ** 2 @ matrix[:, :2].T ** 2)
+    moved = np.concatenate([centres - radii, centres + radii], axis=1)
+    if sample.keypoints is not None:
+        points = sample.keypoints[..., :2].astype(np.float64)
+        held = (points >= boxes[:, None, :2]).all(-1) & (points <= boxes[:, None, 2:]).all(-1)
+        held = (held & (sample.keypoints[..., 2] > 0))[..., None]
+        points = transform_points(points, matrix)
+        moved[:, :2] = np.minimum(moved[:, :2], np.where(held, points, np.inf).min(axis=1))
+        moved[:, 2:] = np.maximum(moved[:, 2:], np.where(held, points, -np.inf).max(axis=1))
+    for index, mask in enumerate(sample.masks or ()):
+        outline = mask.transformed(matrix).box()
+        if (outline[2:] > outline[:2]).all():  # else the mask is empty
+            moved[index] = outline
+    return moved
+
+
+def boxes_on(view: View) -> np.ndarray:
+    """Boxes (G, 4) float64 of the view's objects, cut to its canvas: without an area where they are off it.
+
+    A view that does not know its image has no objects.
+    """
+    if view.sample is None:
+        return np.zeros((0, 4))
+    return clip_boxes(moved_boxes(view.sample, view.matrix), view.height, view.width)
+
+
+def shown_on(view: View) -> np.ndarray:
+    """Which of the view's objects have their box on the canvas, at least in part: indices (G',)."""
+    boxes = boxes_on(view)
+    return np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+
+
 def apply_view(
     sample: Sample,
     view: View,
@@ -174,14 +167,39 @@ def apply_view(
     method: ResizeMethod = "cv2",
     min_visible: float = 0.1,
 ) -> Sample:
-    """The sample as the view shows it.
+    """The sample as the view shows it, with the layers that are pasted over it.
 
-    Boxes are the old boxes mapped and cut to the canvas: a crop does not shrink a box to what is left of its mask.
-    Objects of which less than `min_visible` of the mapped box is on the canvas are dropped, and those whose mask is
-    off the canvas though a part of their box is not; crowd regions only when nothing of their box is left. `area` is
-    scaled by the map and by the part of the box that is left.
+    Boxes are the old boxes moved (`moved_boxes`) and cut to the canvas: a crop does not shrink a box to what is left of
+    its mask. Objects of which less than `min_visible` of the moved box is on the canvas are dropped, and those whose
+    mask is off the canvas though a part of their box is not; crowd regions only when nothing of their box is left.
+    `area` is scaled by the map and by the part of the box that is left. What layers do to the objects below them is
+    said in `toolbox.data.paste`.
     """
-    moved = transform_boxes(sample.boxes.astype(np.float64), view.matrix)
+    seen = _moved_sample(sample, view, skeleton, min_visible)
+    image, done = render(sample.image, replace(view, edits=()), method), 0
+    for layer in view.layers:
+        image, done = _edited(image, view.edits[done : layer.above]), layer.above
+        seen = paste(replace(seen, image=image), _shown(layer, skeleton, method, min_visible), layer)
+        image = seen.image
+    return replace(seen, image=_edited(image, view.edits[done:]))
+
+
+def _shown(layer: Layer, skeleton: Skeleton | None, method: ResizeMethod, min_visible: float) -> Sample:
+    """A layer's objects on the canvas."""
+    sample = layer.view.sample
+    assert sample is not None, "a layer is made of a view that knows its image"
+    return apply_view(sample, layer.view, skeleton=skeleton, method=method, min_visible=min_visible)
+
+
+def _edited(image: np.ndarray, edits: tuple[PixelEdit, ...]) -> np.ndarray:
+    for edit in edits:
+        image = edit(image)
+    return image
+
+
+def _moved_sample(sample: Sample, view: View, skeleton: Skeleton | None, min_visible: float) -> Sample:
+    """The sample's objects on the view's canvas; the image is still its own."""
+    moved = moved_boxes(sample, view.matrix)
     boxes = clip_boxes(moved, view.height, view.width)
     left_over = box_area(boxes) / np.maximum(box_area(moved), 1e-12)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -194,7 +212,6 @@ def apply_view(
     keypoints = sample.keypoints
     return replace(
         sample,
-        image=render(sample.image, view, method),
         boxes=boxes[keep].astype(np.float32),
         labels=sample.labels[keep],
         crowd=sample.crowd[keep],

@@ -17,6 +17,7 @@ from toolbox.registry import DATASETS, TRANSFORMS
 from toolbox.structures import Skeleton
 
 PixelEdit = Callable[[np.ndarray], np.ndarray]
+Another = Callable[[np.random.Generator], "View"]
 
 IMAGENET_GREY: tuple[int, ...] = (124, 116, 104)  # close to zero once normalised
 
@@ -98,7 +99,7 @@ def channels_of(dataset: Any) -> int:
 class View:
     """How an image will be seen: one map from its pixels to a canvas, then edits of the canvas's colours.
 
-    Augmentations add to it and nothing is computed until `render` reads the pixels once.
+    Augmentations add to it and nothing is computed until `apply_view` reads the pixels once.
 
     Attributes:
         height: of the canvas.
@@ -107,6 +108,10 @@ class View:
         fill: value of each channel where the canvas lies outside the image; three are repeated in turn for more
             channels, and averaged for one.
         edits: applied to the canvas in order, each (h, w, C) uint8 to the same.
+        sample: the image and its objects as the data set gives them, for those who must look (`boxes_on` says where
+            the objects are now); None where nobody knows.
+        another: draws another image of the data set, as seen after the transforms so far; None where there is none.
+        layers: objects of other images, pasted in order.
     """
 
     height: int
@@ -114,25 +119,51 @@ class View:
     matrix: np.ndarray = field(default_factory=lambda: np.eye(2, 3))
     fill: tuple[int, ...] = IMAGENET_GREY
     edits: tuple[PixelEdit, ...] = ()
+    sample: Sample | None = None
+    another: Another | None = None
+    layers: tuple[Layer, ...] = ()
 
     def moved(self, matrix: np.ndarray, height: int, width: int, *, fill: tuple[int, ...] | None = None) -> View:
         """Follow the map so far with `matrix`, onto a new canvas."""
         composed = matrix[:, :2] @ self.matrix
         composed[:, 2] += matrix[:, 2]
-        return replace(self, matrix=composed, height=height, width=width, fill=fill or self.fill)
+        layers = tuple(replace(layer, view=layer.view.moved(matrix, height, width)) for layer in self.layers)
+        return replace(self, matrix=composed, height=height, width=width, fill=fill or self.fill, layers=layers)
 
     def edited(self, edit: PixelEdit) -> View:
         """Follow the edits so far with `edit`."""
         return replace(self, edits=(*self.edits, edit))
+
+    def pasted(self, layer: Layer) -> View:
+        """Put a layer over what is there, above the edits so far and below later ones."""
+        return replace(self, layers=(*self.layers, replace(layer, above=len(self.edits))))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Objects of another image, to be pasted over a view's canvas.
+
+    Attributes:
+        view: of the other image, onto the same canvas; all objects of its `sample` that this shows are pasted.
+        sigma: standard deviation in pixels of the Gaussian that softens the pasted edges; 0 for hard ones.
+        min_left: an object below is removed once less than this part of its mask shows.
+        above: how many of the canvas's edits are done before.
+    """
+
+    view: View
+    sigma: float = 0.0
+    min_left: float = 0.0
+    above: int = 0
 
 
 @TRANSFORMS.interface
 class Transform(Protocol):
     """A random augmentation: `__init__(*, settings…)`.
 
-    It sees the view, not the pixels: it draws from `rng` and returns the view moved (geometry), edited (colours), or as
-    it was. Boxes, masks and keypoints follow the view's map by themselves. One that can edit only images of some
-    numbers of channels names them in an attribute `channels: tuple[int, ...]`.
+    It sees the view, not the pixels: it draws from `rng` and returns the view moved (geometry), edited (colours), with
+    a layer of another image, or as it was. Boxes, masks and keypoints follow the view's map by themselves. One that can
+    edit only images of some numbers of channels names them in an attribute `channels: tuple[int, ...]`; one that cannot
+    do without `masks` or `keypoints` names them in `needs: tuple[str, ...]`.
     """
 
     def __call__(self, view: View, rng: np.random.Generator) -> View: ...

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from toolbox.data.batching import Key, global_batches
+from toolbox.data.composition import in_order
 from toolbox.data.geometry import apply_view, scaling
 from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_of
 from toolbox.data.resize import Resize
@@ -65,9 +68,8 @@ def training_loader(
     """Batches of augmented images in an order that depends on the seed alone.
 
     A step is one batch on each rank: batches of batch × world images are composed first and then cut by rank.
-    Augmentation draws from a generator keyed by (seed, epoch, image index, which of its
-    repeats). So batch `start_step` here is that of a run
-    from 0.
+    Augmentation draws from a generator keyed by (seed, epoch, image index), also which other image is pasted over one.
+    So batch `start_step` here is that of a run from 0.
 
     Args:
         dataset: images and objects.
@@ -164,19 +166,30 @@ class _Source(torch.utils.data.Dataset[Any]):
         return _restored, (Loaded(), vars(self))
 
     def __getitem__(self, key: Key) -> Sample:
-        sample = self.dataset.load(key.image)
-        _check_channels(sample, self.dataset)
-        view = View(*sample.image.shape[:2])
+        sample = self.load(key.image)
+        view = _view_of(sample)
         if self.transforms is None:
             view = _resized(view, self.resize, None)
         else:
             rng = np.random.default_rng([self.seed, *key])
-            view = _resized(view, self.resize, rng)
-            for transform in self.transforms:
-                view = transform(view, rng)
+            view = _resized(replace(view, another=partial(self.another, key.image)), self.resize, rng)
+            view = in_order(view, self.transforms, rng)
         method = "cv2" if self.resize is None else self.resize.method
         skeleton = self.dataset.skeleton
         return apply_view(sample, view, skeleton=skeleton, method=method, min_visible=self.min_visible)
+
+    def load(self, index: int) -> Sample:
+        """An image as the data set gives it."""
+        sample = self.dataset.load(index)
+        _check_channels(sample, self.dataset)
+        return sample
+
+    def another(self, index: int, rng: np.random.Generator) -> View:
+        """An image other than `index`, where there is one, brought to network size by draws of its own."""
+        others = len(self.dataset) - 1
+        drawn = int(rng.integers(others)) if others else index
+        sample = self.load(drawn + (drawn >= index and others > 0))
+        return _resized(_view_of(sample), self.resize, rng)
 
     def __getitems__(self, keys: list[Key]) -> Batch | ToolboxError:
         try:
@@ -198,6 +211,11 @@ def _restored(_: Loaded, state: dict[str, Any]) -> _Source:
     source = _Source.__new__(_Source)
     vars(source).update(state)
     return source
+
+
+def _view_of(sample: Sample) -> View:
+    height, width = sample.image.shape[:2]
+    return View(height, width, sample=sample)
 
 
 def _resized(view: View, resize: Resize | None, rng: np.random.Generator | None) -> View:

@@ -20,10 +20,9 @@ from toolbox.data.transforms import check_probability
 from toolbox.registry import TRANSFORMS
 
 _OWN = "it moves boxes, masks and keypoints, which torchvision does by other rules"
-_MIXES = "it mixes the images of a batch, and boxes do not mix"
+_MIXES = "it mixes the images of a batch, and boxes do not mix; CopyPaste puts objects of one image over another"
 _POLICY = "it moves pixels and not the boxes on them; list the photometric transforms you want"
 _GREY_OR_RGB = (1, 3)  # channels: torchvision defines these edits for no others
-_WRITE = "write a transform that returns view.moved(matrix, height, width)"
 
 # Names that people bring from torchvision → why they are not here and what to write.
 REFUSED: dict[str, str] = {
@@ -33,12 +32,10 @@ REFUSED: dict[str, str] = {
     "RandomResize": f"{_OWN}; set data.resize with a list of short edges",
     "RandomShortestSize": f"{_OWN}; set data.resize with a list of short edges",
     "RandomResizedCrop": f"{_OWN}; use ScaleJitter",
-    "RandomIoUCrop": f"{_OWN}; use ScaleJitter",
+    "RandomIoUCrop": f"{_OWN}; use MinIoUCrop",
     "RandomZoomOut": f"{_OWN}; use ScaleJitter",
     "CenterCrop": f"{_OWN}; use RandomCrop",
     "Pad": f"{_OWN}; use RandomCrop or ScaleJitter, which pad",
-    "RandomAffine": f"{_OWN}; {_WRITE}",
-    "RandomRotation": f"{_OWN}; {_WRITE}",
     "RandomPerspective": "it is not an affine map, and masks and joints follow affine maps only",
     "ElasticTransform": "it is not an affine map, and masks and joints follow affine maps only",
     "AutoAugment": _POLICY,

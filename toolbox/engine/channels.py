@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.errors import ConfigError
+from toolbox.models.builder import plans_in
 from toolbox.schema import Config
 
 
@@ -18,7 +19,7 @@ def check_channels(config: Config, train_set: Dataset, val_set: Dataset | None =
     if val_set is not None and config.data.val is not None and channels_of(val_set) != channels:
         message = f"its images have {channels_of(val_set)} channels, those of data.train {channels}; give both the same"
         problems.append(config.data.val.problem(message))
-    for plan in config.data.transforms:
+    for plan in plans_in(config.data.transforms):
         allowed = getattr(plan.cls, "channels", None)
         if allowed is not None and channels not in allowed:
             fits = " or ".join(map(str, allowed))

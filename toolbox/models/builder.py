@@ -84,16 +84,17 @@ def check_wiring(
 
 
 def check_ground_truth(config: Config, dataset: Any) -> None:
-    """See that the training set has what the heads cannot train without (their class attribute `needs`).
+    """See that the training set has what heads and transforms cannot do without (their class attribute `needs`).
 
     Args:
         dataset: the training set; its first images with objects are loaded, which tells for any kind of data set.
 
     Raises:
-        ConfigError: a problem at `data.train` for each branch that lacks something.
+        ConfigError: a problem at `data.train` for each branch or transform that lacks something.
         DataError: a first image cannot be read.
     """
-    wanted = [(branch, name) for branch in _plans(config.model) for name in getattr(branch.cls, "needs", ())]
+    parts = [*plans_in(config.model), *plans_in(config.data.transforms)]
+    wanted = [(part, name) for part in parts for name in getattr(part.cls, "needs", ())]
     if not wanted:
         return
     sample = first_with_objects(dataset)
@@ -101,13 +102,13 @@ def check_ground_truth(config: Config, dataset: Any) -> None:
         return  # without objects, nobody can tell
     plan = config.data.train
     problems = []
-    for head, name in wanted:
+    for part, name in wanted:
         if getattr(sample, name) is None:
-            branch = head.key.removesuffix(".head")
+            place = part.key.removesuffix(".head")
             remedy = _REMEDIES.get(name, "give a data set that has them")
             message = (
-                f"{type(dataset).__name__} has no {name} here, but {branch} ({head.cls.__name__}) needs them to train; "
-                f"{remedy}, or remove {branch}"
+                f"{type(dataset).__name__} has no {name} here, but {place} ({part.cls.__name__}) needs them to train; "
+                f"{remedy}, or remove {place}"
             )
             problems.append(plan.problem(message) if plan else Problem("", "data.train", message))
     if problems:
@@ -122,7 +123,7 @@ def first_with_objects(dataset: Any) -> Any:
 
 def uses_joints(config: Config) -> bool:
     """Whether a part of the model takes the skeleton."""
-    return any("skeleton" in plan.wired for plan in (config.model, *_plans(config.model)))
+    return any("skeleton" in plan.wired for plan in (config.model, *plans_in(config.model)))
 
 
 def attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
@@ -134,17 +135,17 @@ def attempt(problems: list[Problem], build: Callable[[], T]) -> T | None:
     return None
 
 
-def _plans(value: Any) -> Iterator[Plan]:
+def plans_in(value: Any) -> Iterator[Plan]:
     """The plans in a value, from the outside in."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _plans(item)
+            yield from plans_in(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _plans(item)
+            yield from plans_in(item)
     elif isinstance(value, Plan):
         yield value
-        yield from _plans(value.given)
+        yield from plans_in(value.given)
 
 
 def _build_rcnn(

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolbox.data.geometry import render
+from toolbox.data.geometry import apply_view
 from toolbox.data.interfaces import Sample, View, channels_of
+from toolbox.data.rendering import render
+from toolbox.masks import PolygonMask
 from toolbox.structures import Skeleton
-from toolbox.testing.case import Case, Check, check, expect
+from toolbox.testing.case import SKELETON, Case, Check, check, expect
 
 _LOOKED_AT = 8  # images of a data set
 
@@ -128,29 +130,80 @@ def _ground_truth(case: Case) -> None:
         expect(known == loaded, f"image {sample.image_id} has the categories {known}, load({index}) gives {loaded}")
 
 
-def _scene() -> tuple[np.ndarray, View]:
-    image = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
-    return image, View(40, 60)
+@check(
+    "objects",
+    "objects stay on the canvas: boxes with an area inside it, joints inside it, a mask each",
+    "move by view.moved, and take objects away by nothing else than the canvas",
+)
+def _objects(case: Case) -> None:
+    transform = case.make()
+    for seed in range(8):
+        seen = _seen(transform, seed)
+        height, width = seen.image.shape[:2]
+        x1, y1, x2, y2 = seen.boxes.T
+        wrong = (x1 < 0) | (y1 < 0) | (x2 > width) | (y2 > height) | (x2 <= x1) | (y2 <= y1)
+        expect(not wrong.any(), f"boxes {seen.boxes[wrong].tolist()} on a canvas of {width} × {height}")
+        assert seen.keypoints is not None
+        off = (seen.keypoints[..., :2] > (width, height)).any(-1) & (seen.keypoints[..., 2] > 0)
+        expect(not off.any(), f"joints {seen.keypoints[off].tolist()} on a canvas of {width} × {height}")
+        expect(seen.masks is not None and len(seen.masks) == len(seen.boxes), "masks and boxes differ in number")
+
+
+def _scene() -> tuple[Sample, View]:
+    """An image with two objects and a crowd, its view, and through that another image."""
+    sample = _sample(0)
+    return sample, View(40, 60, sample=sample, another=_another)
+
+
+def _another(rng: np.random.Generator) -> View:
+    return View(40, 60, sample=_sample(int(rng.integers(1, 9))))
+
+
+def _sample(seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    boxes = np.array([[4, 6, 30, 24], [20, 10, 50, 38], [40, 0, 60, 12]], np.float32)
+    boxes = boxes + rng.integers(-4, 5, size=(3, 1)).astype(np.float32).clip(-boxes.min(axis=1, keepdims=True))
+    keypoints = np.concatenate(
+        [rng.uniform(boxes[:, None, :2], boxes[:, None, 2:], (3, 3, 2)), np.full((3, 3, 1), 2)], -1
+    )
+    return Sample(
+        image=rng.integers(256, size=(40, 60, 3), dtype=np.uint8),
+        boxes=boxes,
+        labels=np.arange(3),
+        crowd=np.array([False, False, True]),
+        area=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+        masks=[PolygonMask([[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]) for x1, y1, x2, y2 in boxes.tolist()],
+        keypoints=keypoints.astype(np.float32),
+        image_id=seed,
+    )
+
+
+def _seen(transform: Any, seed: int) -> Sample:
+    """What a transform makes of the scene."""
+    sample, view = _scene()
+    return apply_view(sample, transform(view, np.random.default_rng(seed)), skeleton=SKELETON, min_visible=0)
 
 
 @check(
     "views",
     "a view comes back whose map can be inverted, on a canvas of a pixel or more; its edits keep uint8 and shape",
-    "return view.moved(matrix, height, width), view.edited(edit), or view",
+    "return view.moved(matrix, height, width), view.edited(edit), or view; view.sample and view.another may be None",
 )
 def _views(case: Case) -> None:
     transform = case.make()
     for seed in range(16):
-        image, view = _scene()
+        sample, view = _scene()
         moved = transform(view, np.random.default_rng(seed))
         expect(isinstance(moved, View), f"{type(moved).__name__} comes back, not View")
         expect(moved.height >= 1 and moved.width >= 1, f"a canvas of {moved.height} × {moved.width}")
         matrix = np.asarray(moved.matrix)
         expect(matrix.shape == (2, 3) and bool(np.isfinite(matrix).all()), f"matrix {matrix.tolist()}")
         expect(abs(np.linalg.det(matrix[:, :2])) > 1e-9, f"a map without inverse: {matrix.tolist()}")
-        canvas = render(image, moved)
+        canvas = render(sample.image, moved)
         wanted = (moved.height, moved.width, 3)
         expect(canvas.dtype == np.uint8 and canvas.shape == wanted, f"edits give {canvas.dtype} {canvas.shape}")
+        alone = transform(View(40, 60), np.random.default_rng(seed))
+        expect(isinstance(alone, View), "a view that knows neither its image nor another one is not taken")
 
 
 @check(
@@ -166,9 +219,8 @@ def _transform_repeatable(case: Case) -> None:
             np.random.seed(other)
             random.seed(other)
             torch.manual_seed(other)
-            image, view = _scene()
-            shown.append(render(image, transform(view, np.random.default_rng(seed))))
-        expect(np.array_equal(shown[0], shown[1]), f"two calls with np.random.default_rng({seed}) differ")
+            shown.append(_seen(transform, seed))
+        expect(_same(shown[0], shown[1]), f"two calls with np.random.default_rng({seed}) differ")
 
 
 @check(
@@ -179,9 +231,10 @@ def _transform_repeatable(case: Case) -> None:
 def _transform_inputs(case: Case) -> None:
     transform = case.make()
     for seed in range(8):
-        image, view = _scene()
+        sample, view = _scene()
         moved = transform(view, np.random.default_rng(seed))
         expect(np.array_equal(view.matrix, np.eye(2, 3)), "the matrix of the view that came in was changed")
+        expect(_same(sample, _sample(0)), "the sample that the view shows was changed")
         pixels = np.random.default_rng(1).integers(256, size=(moved.height, moved.width, 3), dtype=np.uint8)
         for edit in moved.edits:
             kept = pixels.copy()
@@ -199,11 +252,8 @@ def _transform_pickles(case: Case) -> None:
     transform = case.make()
     copy = pickle.loads(pickle.dumps(transform))
     for seed in range(8):
-        image, view = _scene()
-        one = transform(view, np.random.default_rng(seed))
-        other = copy(view, np.random.default_rng(seed))
-        expect(np.array_equal(render(image, one), render(image, other)), f"the copy does other things, seed {seed}")
+        expect(_same(_seen(transform, seed), _seen(copy, seed)), f"the copy does other things, seed {seed}")
 
 
 DATASET_CHECKS: tuple[Check, ...] = (_classes, _samples, _dataset_repeatable, _dataset_pickles, _ground_truth)
-TRANSFORM_CHECKS: tuple[Check, ...] = (_views, _transform_repeatable, _transform_inputs, _transform_pickles)
+TRANSFORM_CHECKS: tuple[Check, ...] = (_views, _objects, _transform_repeatable, _transform_inputs, _transform_pickles)
