@@ -144,6 +144,8 @@ class TrainConfig:
         decay_biases: weight decay on the biases of all other layers too.
         clip_norm: largest norm of the gradient.
         seed: of weights, order, augmentation and sampling.
+        on_nonfinite: what to do when a loss, or the gradient's norm where `clip_norm` is set, is not finite: `stop`;
+            `skip` the step; or `roll_back` to the weights of the last checkpoint and go on with the next batch.
         eval_every: steps between evaluations; None evaluates at the end only.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
@@ -177,6 +179,7 @@ class TrainConfig:
     decay_biases: bool = False
     clip_norm: float | None = None
     seed: int = 0
+    on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
     eval_every: int | None = None
     checkpoint_every: int = 1000
     log_every: int = 20

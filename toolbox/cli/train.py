@@ -22,24 +22,48 @@ Overrides = Annotated[
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A YAML file.", show_default=False)] = None,
     overrides: Overrides = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", help="Run folder; by default runs/ and the config's name.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            metavar="CAPSULE",
+            help="Compute a step that went wrong again, and lay it out.",
+            show_default=False,
+        ),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="With --replay: a plugin that is not where the run had it; may be repeated."),
+    ] = None,
 ) -> None:
     """Train a detector, or go on with a run.
 
     The run folder gets config.yaml (resolved), metrics.jsonl, eval.json, model.safetensors, checkpoint.pt and log.txt.
     Ctrl-C finishes the step, writes a checkpoint and leaves; --resume goes on from there as if nothing had happened.
+
+    A step whose loss is not finite leaves a capsule in the run's capsules/. rcnn train --replay CAPSULE needs nothing
+    else: it computes the step again on the CPU (train.device=cuda: on the GPU, in the run's precision), shows what
+    every module put out, and leaves with 0 if the loss is not finite there either, else with 1.
     """
+    if replay is not None:
+        _replay(replay, config, overrides or [], plugin or (), others={"--run": run is not None, "--resume": resume})
+        return
+    if config is None:
+        raise ToolboxError("Missing argument 'CONFIG': write rcnn train CONFIG.yaml, or rcnn train --replay CAPSULE")
+    if plugin:
+        raise ToolboxError("--plugin goes with --replay; a config lists its own under 'plugins'")
     from toolbox.precheck import precheck
 
     precheck(config, overrides or ())
     from toolbox.cli.progress_line import progress_line
-    from toolbox.engine.train import TrainingDiverged
+    from toolbox.engine.nonfinite import TrainingDiverged
     from toolbox.engine.train import train as run_training
     from toolbox.schema import load_config
 
@@ -59,6 +83,19 @@ def train(
     if result["metrics"]:
         typer.echo(metrics_table(result["metrics"]))
     typer.echo(f"{folder}: {result['step']} steps done, the model is {folder / 'model.safetensors'}")
+
+
+def _replay(
+    capsule: Path, first: Path | None, overrides: list[str], plugins: Sequence[str], *, others: Mapping[str, bool]
+) -> None:
+    for option, given in others.items():
+        if given:
+            raise ToolboxError(f"--replay and {option} exclude each other: a capsule is a step by itself")
+    if first is not None and "=" not in str(first):  # what stands where CONFIG would
+        raise ToolboxError(f"--replay takes no CONFIG ({first}): the capsule has its own; leave it out")
+    from toolbox.cli.replay import replay_step
+
+    replay_step(capsule, [*([] if first is None else [str(first)]), *overrides], plugins)
 
 
 def evaluate(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from toolbox.engine.ema import AveragedWeights
+from toolbox.engine.setbacks import Setbacks
 from toolbox.engine.window import Window
 from toolbox.errors import CheckpointError
 from toolbox.weights import kind_of_file, load_weights, not_weights, replacing
@@ -33,6 +34,7 @@ class TrainingState:
         ema: averaged weights, or None.
         step: optimizer steps done.
         window: what happened since the last line of metrics.
+        setbacks: steps that were skipped, and returns to an earlier state.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class TrainingState:
     ema: AveragedWeights | None = None
     step: int = 0
     window: Window = field(default_factory=Window)
+    setbacks: Setbacks = field(default_factory=Setbacks)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, for `torch.load(weights_only=True)`."""
@@ -51,6 +54,7 @@ class TrainingState:
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "window": self.window.state_dict(),
+            "setbacks": self.setbacks.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
@@ -73,6 +77,8 @@ class TrainingState:
         self.step = state["step"]
         if "window" in state:  # older checkpoints have none
             self.window.load_state_dict(state["window"])
+        if "setbacks" in state:
+            self.setbacks.load_state_dict(state["setbacks"])
 
     def best_weights(self) -> dict[str, Tensor]:
         """What is kept as the trained model: the averages where they are on."""

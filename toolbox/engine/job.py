@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.model_switches import apply_switches
+from toolbox.engine.nonfinite import BlackBox
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.precision import choose_precision
 from toolbox.engine.run_folder import RunFolder
@@ -48,6 +49,7 @@ class Job:
         val_set: images to evaluate on, or None.
         state: what changes, and is kept in checkpoints.
         schedule: factor on the learning rate by step.
+        black_box: what is kept in case that a step goes wrong.
     """
 
     config: Config
@@ -58,6 +60,10 @@ class Job:
     val_set: Dataset | None
     state: TrainingState
     schedule: Schedule
+    black_box: BlackBox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.black_box = BlackBox(self.state.model)
 
     @property
     def micro_batch(self) -> int:

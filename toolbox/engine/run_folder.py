@@ -30,6 +30,7 @@ CHANGEABLE = (
     "train.eval_every",
     "train.checkpoint_every",
     "train.log_every",
+    "train.on_nonfinite",
     "data.workers",
     "plugins",
 )
@@ -55,6 +56,8 @@ class RunFolder:
         self.evaluation = self.path / "eval.json"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"
+        self.good = self.path / "checkpoint_good.pt"  # what a rollback goes back to
+        self.capsules = self.path / "capsules"
         self.pictures = self.path / "pictures"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"

@@ -17,11 +17,12 @@ from typing import Any, Literal
 from toolbox.data.interfaces import Dataset
 from toolbox.data.skeletons import COCO_SIGMAS
 from toolbox.engine.job import check_data, device_of, known_of, open_dataset
+from toolbox.engine.nonfinite import TrainingDiverged
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.progress import OnProgress
 from toolbox.engine.run_folder import RunFolder, RunLocked
 from toolbox.engine.sweep_metrics import check_metrics, lacking_in_data, lacking_in_model
-from toolbox.engine.train import TrainingDiverged, train
+from toolbox.engine.train import train
 from toolbox.errors import ConfigError, Problem, ToolboxError, counted, did_you_mean
 from toolbox.models.builder import check_wiring
 from toolbox.schema import Config, config_from_nodes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import threading
 import time
@@ -20,6 +19,15 @@ from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
 from toolbox.engine.evaluate import evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
+from toolbox.engine.nonfinite import (
+    TrainingDiverged,
+    all_finite,
+    finite_everywhere,
+    keep_as_good,
+    nonfinite_weights,
+    on_nonfinite,
+    ready_to_roll_back,
+)
 from toolbox.engine.precision import tf32
 from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
@@ -30,10 +38,6 @@ from toolbox.schema import Config
 from toolbox.structures import Batch
 
 logger = logging.getLogger("toolbox")
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss is no longer a finite number."""
 
 
 class Stopped(Exception):
@@ -59,7 +63,7 @@ def train(
         evaluation's, or None.
 
     Raises:
-        TrainingDiverged: a loss is not finite; the last checkpoint is kept, if one was written.
+        TrainingDiverged: a loss is not finite, and `train.on_nonfinite` says to stop, or has gone on too often.
     """
     precision_of(config, device_of(config))  # before anything is written
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
@@ -71,6 +75,8 @@ def train(
             state.load_state_dict(load_checkpoint(folder.checkpoint), str(folder.checkpoint))
             logger.info("resuming after step %d of %d", state.step, settings.steps)
         folder.rewind_metrics(state.step)
+        if settings.on_nonfinite == "roll_back":
+            ready_to_roll_back(job, scheduled=_scheduled(job, state.step))
 
         metrics: dict[str, Any] | None = None
         finished = state.step == settings.steps
@@ -86,7 +92,9 @@ def train(
                 optimizer_step(job, done - 1, batches, state.window)
                 finished = done == settings.steps
                 record: dict[str, Any] = {}
-                if finished or done % settings.log_every == 0:
+                if not state.window.steps:
+                    pass  # all steps since the last line were skipped: the next line tells of those that were not
+                elif finished or done % settings.log_every == 0:
                     record, state.window = _log(job, state.window), Window()
                 elif done == first:
                     pace = (state.window.seconds - state.window.waited) / state.window.steps
@@ -94,7 +102,7 @@ def train(
                 if on_progress is not None:
                     on_progress(Progress("train", done, settings.steps, record))
                 evaluating = _evaluation_due(job, done)
-                if evaluating or done % settings.checkpoint_every == 0 or stop.is_set():
+                if _scheduled(job, done) or stop.is_set():
                     _save(job, last=finished or stop.is_set())
                 if stop.is_set():
                     raise Stopped
@@ -104,13 +112,24 @@ def train(
                 metrics = _evaluate(job, stop, on_progress)
         if stop.is_set():
             logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, folder.resumed_by)
+        elif str(state.setbacks):
+            logger.warning("the loss was not always finite: %s", state.setbacks)
         return {"step": state.step, "finished": finished and not stop.is_set(), "metrics": metrics}
 
 
 def _save(job: Job, *, last: bool) -> None:
     """Write a checkpoint; where the disk is full, a run that has steps to do goes on and tries again."""
+    if bad := nonfinite_weights(job.state.model):
+        # Nothing can go on from such weights. The next step's loss tells it too, and there on_nonfinite has its say.
+        said = f"the weights after step {job.state.step} are not finite ({bad[0]}, …): no checkpoint is written of them"
+        if last:
+            raise TrainingDiverged(f"{said}, the last one is kept; train.clip_norm would find the gradient that did it")
+        logger.error(said)
+        return
     try:
         job.save()
+        if job.config.train.on_nonfinite == "roll_back" and _scheduled(job, job.state.step):
+            keep_as_good(job.folder)
     except StorageError as error:
         way = f"once there is room, {job.folder.resumed_by} goes on from the last checkpoint that was written"
         if last:
@@ -136,13 +155,14 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
     for group in state.optimizer.param_groups:
         group["lr"] = job.lr(step) * group.get("lr_scale", 1.0)
     state.optimizer.zero_grad(set_to_none=True)
+    job.black_box.keep_buffers()
 
-    waited, image_ids, reads = 0.0, [], []
+    waited, batches_of_step, reads = 0.0, [], []
     for _ in range(job.accumulation):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
-        image_ids += batch.image_ids
+        batches_of_step.append(batch)
         with autocast(job.device, job.autocast):
             losses = state.model(batch.images, batch.targets)
         share = len(batch) / job.config.train.batch
@@ -154,41 +174,50 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
     for names, share, read in reads:
         for name, value in zip(names, read(), strict=True):
             means[name] += value * share  # type: ignore[assignment]
-    _check_finite(means, step, job, image_ids)
-    _update_weights(job, step)
-    window.add(means, images=len(image_ids), seconds=time.perf_counter() - began, waited=waited)
+    norm = _clip(job) if all_finite(means.values()) else None
+    if finite_everywhere(all_finite(means.values()) and all_finite([norm or 0.0]), job.device):
+        _update_weights(job, step)
+        seconds = time.perf_counter() - began
+        window.add(means, images=sum(map(len, batches_of_step)), seconds=seconds, waited=waited)
+        job.black_box.recent.append({"step": step + 1, "losses": dict(means), "lr": job.lr(step)})
+    else:
+        on_nonfinite(job, step, batches_of_step, means, norm)
+    state.step = step + 1
+
+
+def _clip(job: Job) -> float | None:
+    """Shorten the gradient to `train.clip_norm`.
+
+    Returns:
+        Its norm before; None where it is not known. Of float16 gradients it may be infinite, and GradScaler leaves the
+        step out and tries a smaller scale: that is how it finds one, and no divergence.
+    """
+    state, limit = job.state, job.config.train.clip_norm
+    if limit is None:
+        return None
+    state.scaler.unscale_(state.optimizer)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    return None if state.scaler.is_enabled() else float(norm)
 
 
 def _update_weights(job: Job, step: int) -> None:
-    state, limit = job.state, job.config.train.clip_norm
-    if limit is not None:
-        state.scaler.unscale_(state.optimizer)
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, limit)
+    state = job.state
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.ema is not None:
         state.ema.update(state.model, step)
-    state.step = step + 1
-
-
-def _check_finite(losses: Counter[str], step: int, job: Job, image_ids: list[int]) -> None:
-    if all(math.isfinite(value) for value in losses.values()):
-        return
-    listed = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-    if job.folder.checkpoint.exists():
-        kept = f"the weights after step {job.state.step} are lost, the last checkpoint is kept"
-    else:
-        kept = f"no checkpoint was written yet (train.checkpoint_every is {job.config.train.checkpoint_every})"
-    raise TrainingDiverged(
-        f"step {step + 1}: the loss is not finite: {listed}; learning rate {job.lr(step):.3g}, images {image_ids}. "
-        f"Try a lower train.lr, a longer warm-up (train.schedule.warmup_steps) or train.clip_norm; {kept}"
-    )
+    state.setbacks.in_a_row = 0
 
 
 def _evaluation_due(job: Job, done: int) -> bool:
     settings = job.config.train
     return done == settings.steps or (settings.eval_every is not None and done % settings.eval_every == 0)
+
+
+def _scheduled(job: Job, done: int) -> bool:
+    """Whether a checkpoint is due after so many steps."""
+    return _evaluation_due(job, done) or done % job.config.train.checkpoint_every == 0
 
 
 def _log(job: Job, window: Window) -> dict[str, Any]:

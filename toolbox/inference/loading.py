@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,33 @@ def load_detector(
     if path.is_dir() and not file.exists():
         raise CheckpointError(f"{path}: holds no model.safetensors; a run writes it with its first checkpoint")
     state, text = load_model(file)
+    return detector_of(file, state, text, overrides, plugins, folder=path if path.is_dir() else None)
+
+
+def detector_of(
+    file: Path,
+    state: dict[str, Tensor],
+    text: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    *,
+    folder: Path | None = None,
+) -> LoadedDetector:
+    """Build a detector from what a file holds.
+
+    Args:
+        file: where it comes from: for messages, and because plugins are looked for beside it.
+        state: its weights.
+        text: what `model_metadata` made of the run.
+        overrides, plugins: as in `load_detector`.
+        folder: the run's, if its `config.yaml` holds instead of the text's config.
+
+    Raises:
+        CheckpointError, ConfigError: as `load_detector`.
+    """
     metadata = read_metadata(text, file)
     try:
-        return _build(path, file, state, metadata, overrides, [str(plugin) for plugin in plugins])
+        return _build(folder, file, state, metadata, overrides, [str(plugin) for plugin in plugins])
     except ToolboxError as error:
         raise _with_versions(error, metadata, file) from error
     except Exception as error:
@@ -76,18 +100,17 @@ def load_detector(
 
 
 def _build(
-    path: Path,
+    folder: Path | None,
     file: Path,
     state: dict[str, Tensor],
     metadata: ModelMetadata,
     overrides: Sequence[str],
     plugins: Sequence[str],
 ) -> LoadedDetector:
-    stored = path / "config.yaml"
-    in_folder = path.is_dir() and stored.exists()
-    text = stored.read_text(encoding="utf-8") if in_folder else metadata.config
+    stored = folder / "config.yaml" if folder is not None and (folder / "config.yaml").exists() else None
+    text = metadata.config if stored is None else stored.read_text(encoding="utf-8")
     overrides = [*_found_plugins(text, file, metadata, overrides, plugins), *overrides]
-    config = load_config(stored, overrides) if in_folder else config_from_text(text, f"{file} (config)", overrides)
+    config = config_from_text(text, f"{file} (config)", overrides) if stored is None else load_config(stored, overrides)
     classes, skeleton, channels = metadata.classes, metadata.skeleton, metadata.channels
     with without_pretrained():
         # First without memory: metadata and weights that contradict each other may ask for more than there is.
