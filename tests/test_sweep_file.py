@@ -9,10 +9,10 @@ import pytest
 from toolbox.engine.coco_metrics import coco_metrics
 from toolbox.engine.sweep import load_sweep
 from toolbox.errors import ConfigError
+from toolbox.metric_names import METRICS
 from toolbox.precheck import precheck
 from toolbox.schema import config_from_nodes, load_config
 from toolbox.sweep_file import read_sweep
-from toolbox.sweep_schema import METRICS
 from toolbox.yaml_nodes import Findings
 
 MODEL = """\

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 from toolbox.accumulation import accumulation
 from toolbox.data.resize import Resize
 from toolbox.data.sampling import RepeatFactors
+from toolbox.metric_names import split_metric
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
 from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
@@ -122,6 +123,35 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class EarlyStopping:
+    """When a run that no longer improves ends.
+
+    Attributes:
+        metric: of the evaluation, e.g. `segm.AP` or `bbox.per_class.cat`; larger is better.
+        patience: evaluations in a row that may pass without a better one.
+        min_delta: what is better is so by more than this (0.001 is a tenth of a percent point).
+    """
+
+    metric: str
+    _: KW_ONLY
+    patience: int = 5
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        try:
+            split_metric(self.metric)
+        except ValueError as error:
+            wrong.append(f"metric: {error}")
+        if self.patience < 1:
+            wrong.append(f"patience is 1 evaluation or more, got {self.patience}")
+        if not 0 <= self.min_delta < 1:
+            wrong.append(f"min_delta is 0 or more and below 1 (metrics are parts of 1), got {self.min_delta}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Section `train`: how to train.
 
@@ -142,11 +172,14 @@ class TrainConfig:
             parts that are frozen as a whole rest.
         decay_norms: weight decay on the scales and biases of normalisation layers too.
         decay_biases: weight decay on the biases of all other layers too.
-        clip_norm: largest norm of the gradient.
+        clip_norm: largest norm of the gradient; the mean norm before clipping is logged as `grad_norm`.
+        clip_value: largest size of each of the gradient's values, before `clip_norm`.
         seed: of weights, order, augmentation and sampling.
         on_nonfinite: what to do when a loss, or the gradient's norm where `clip_norm` is set, is not finite: `stop`;
             `skip` the step; or `roll_back` to the weights of the last checkpoint and go on with the next batch.
         eval_every: steps between evaluations; None evaluates at the end only.
+        validation_loss: also compute the losses on `data.val` at each evaluation, logged as `val_loss`.
+        early_stopping: end the run when a metric has not improved for some evaluations; needs `eval_every`.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of metrics.
         device: `auto` takes the GPU if there is one.
@@ -178,9 +211,12 @@ class TrainConfig:
     decay_norms: bool = False
     decay_biases: bool = False
     clip_norm: float | None = None
+    clip_value: float | None = None
     seed: int = 0
     on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
     eval_every: int | None = None
+    validation_loss: bool = False
+    early_stopping: EarlyStopping | None = None
     checkpoint_every: int = 1000
     log_every: int = 20
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -197,7 +233,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 wrong.append(f"{name} is 1 or more, got {value}")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "clip_value"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 wrong.append(f"{name} is more than 0, got {value}")
@@ -212,6 +248,8 @@ class TrainConfig:
             wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:
             wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
+        if self.early_stopping is not None and self.eval_every is None:
+            wrong.append("early_stopping needs eval_every, else the run is evaluated at its end only")
         if not wrong:
             try:
                 accumulation(self.batch, self.micro_batch)

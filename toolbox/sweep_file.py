@@ -14,9 +14,10 @@ from pathlib import Path
 
 from toolbox.config import check
 from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.metric_names import split_metric
 from toolbox.precheck import precheck_nodes, read_text
 from toolbox.sweep_messages import absent_base, note_forms, refuse_config
-from toolbox.sweep_schema import METRICS, SmallForm, SweepEntries, Variant
+from toolbox.sweep_schema import SmallForm, SweepEntries, Variant
 from toolbox.yaml_nodes import Findings, Node, Place, apply_override, parse, put_value
 
 _SECTIONS = "a sweep has base, metrics and variants"
@@ -250,17 +251,11 @@ class _Reader:
     # Columns, and what holds for all rows
 
     def _metric(self, name: str, value: str) -> tuple[str, str]:
-        kind, _, number = value.partition(".")
-        place = self.root.value["metrics"].value[name].place
-        known = METRICS.get(kind)
-        if known is None:
-            near = did_you_mean(kind, METRICS) or f" (kinds: {', '.join(METRICS)})"
-            message = f"expected a kind and a number of it, e.g. segm.AP, got '{value}'{near}"
-            self.findings.add(place, f"metrics.{name}", message)
-        elif number not in known and not re.fullmatch(r"A[PR]@\d+|per_class\..+", number):
-            near = did_you_mean(number, known) or f" (it has {', '.join(known)})"
-            self.findings.add(place, f"metrics.{name}", f"{kind} has no number '{number}'{near}")
-        return kind, number
+        try:
+            return split_metric(value)
+        except ValueError as error:
+            self.findings.add(self.root.value["metrics"].value[name].place, f"metrics.{name}", str(error))
+        return "", ""
 
     def _seeds(self) -> tuple[int, ...]:
         seeds = self.form.seeds

@@ -205,7 +205,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     """What else training builds or asks for before its first step."""
     from toolbox.cli.trial import forward_problems
     from toolbox.engine.channels import check_channels
-    from toolbox.engine.job import check_objects, placed, sampling_of
+    from toolbox.engine.job import check_objects, check_watching, placed, sampling_of
     from toolbox.engine.model_switches import apply_switches
     from toolbox.engine.optim import build_optimizer
     from toolbox.engine.precision import choose_precision
@@ -222,6 +222,9 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
         resize = config.data.resize
         problems += forward_problems(config.model, model, *(resize.size(*_IMAGE) if resize else _IMAGE))
         attempt(problems, lambda: apply_switches(config, model))  # behind the trial, which would be compiled
+    if "val" in sets or config.data.val is None:
+        with suppress(DataError, OSError):
+            attempt(problems, lambda: check_watching(config, sets.get("val")))
     if "train" in sets:
         attempt(problems, lambda: check_channels(config, sets["train"], sets.get("val")))
         try:

@@ -82,6 +82,8 @@ def train(
         raise typer.Exit(130)
     if result["metrics"]:
         typer.echo(metrics_table(result["metrics"]))
+    if result["stopped_early"]:
+        typer.echo(f"ended before step {checked.train.steps}: {result['stopped_early']}")
     typer.echo(f"{folder}: {result['step']} steps done, the model is {folder / 'model.safetensors'}")
 
 

@@ -16,9 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from toolbox.errors import DataError, ToolboxError
+from toolbox.metric_names import Kind
 from toolbox.structures import Detections
-
-Kind = Literal["bbox", "segm", "keypoints"]
 
 # COCO's own 17 joints; any other skeleton has to bring its sigmas
 COCO_SIGMAS = tuple(

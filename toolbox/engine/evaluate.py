@@ -73,16 +73,39 @@ def evaluate(
     return _metrics(dataset, results, predicted, max_detections)
 
 
-def _metrics(
-    dataset: Dataset, results: list[dict[str, Any]], predicted: set[Kind], max_detections: int
-) -> dict[str, Any]:
+def metrics_of_nothing(dataset: Dataset, kind: Kind, *, max_detections: int = 100) -> dict[str, Any]:
+    """What an evaluation gives that has found nothing: 0, and COCO's -1 where there is nothing to find.
+
+    Args:
+        dataset: whose ground truth counts.
+        kind: of result.
+        max_detections: as in `evaluate`.
+
+    Returns:
+        COCO's numbers by name; none at all where the ground truth has nothing of that kind.
+    """
     ground_truth = dataset.ground_truth()
+    if not _annotated(ground_truth)[kind]:
+        return {}
+    sigmas = dataset.skeleton.sigmas if dataset.skeleton is not None else None
+    return coco_metrics(ground_truth, [], kind, max_detections=max_detections, sigmas=sigmas)
+
+
+def _annotated(ground_truth: dict[str, Any]) -> dict[Kind, bool]:
+    """The kinds of result that a ground truth has."""
     annotated = ground_truth["annotations"]
-    known: dict[Kind, bool] = {
+    return {
         "bbox": True,
         "segm": any(annotation.get("segmentation") for annotation in annotated),
         "keypoints": any(annotation.get("keypoints") for annotation in annotated),
     }
+
+
+def _metrics(
+    dataset: Dataset, results: list[dict[str, Any]], predicted: set[Kind], max_detections: int
+) -> dict[str, Any]:
+    ground_truth = dataset.ground_truth()
+    known = _annotated(ground_truth)
     sigmas = dataset.skeleton.sigmas if dataset.skeleton is not None else None
     metrics: dict[str, Any] = {}
     for kind in (kind for kind in known if kind in predicted):

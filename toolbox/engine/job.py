@@ -17,6 +17,7 @@ from toolbox.data.sampling import ImageSampling
 from toolbox.data.spot_checks import warn_of_shared_images
 from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
+from toolbox.engine.early_stopping import Patience, check_watched
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.model_switches import apply_switches
@@ -50,6 +51,7 @@ class Job:
         state: what changes, and is kept in checkpoints.
         schedule: factor on the learning rate by step.
         black_box: what is kept in case that a step goes wrong.
+        patience: when the run ends early.
     """
 
     config: Config
@@ -60,6 +62,7 @@ class Job:
     val_set: Dataset | None
     state: TrainingState
     schedule: Schedule
+    patience: Patience = field(default_factory=lambda: Patience(None))
     black_box: BlackBox = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,8 +163,24 @@ def check_data(config: Config, train_set: Dataset, val_set: Dataset | None) -> N
     check_channels(config, train_set, val_set)
     check_objects(config, train_set)
     check_ground_truth(config, train_set)
+    check_watching(config, val_set)
     with placed(config.data.train):
         sampling_of(config, train_set)
+
+
+def check_watching(config: Config, val_set: Dataset | None) -> None:
+    """See that what is to be watched during the run can be.
+
+    Raises:
+        ConfigError: there is nothing to evaluate on, or it lacks what a metric or a loss needs.
+    """
+    if config.train.early_stopping is not None:
+        check_watched(config, config.train.early_stopping.metric, "early_stopping", val_set)
+    if config.train.validation_loss and val_set is None:
+        message = "validation_loss needs images to compute it on; add data.val"
+        raise ConfigError([config.plan["train"].problem(message, "validation_loss")])
+    if config.train.validation_loss and val_set is not None:
+        check_ground_truth(config, val_set, "val")
 
 
 def sampling_of(config: Config, train_set: Dataset) -> ImageSampling | None:

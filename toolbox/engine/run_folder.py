@@ -28,6 +28,8 @@ logger = logging.getLogger("toolbox")
 CHANGEABLE = (
     "train.device",
     "train.eval_every",
+    "train.validation_loss",
+    "train.early_stopping",
     "train.checkpoint_every",
     "train.log_every",
     "train.on_nonfinite",

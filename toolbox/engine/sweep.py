@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from toolbox.data.interfaces import Dataset
 from toolbox.data.skeletons import COCO_SIGMAS
+from toolbox.engine.early_stopping import Patience
 from toolbox.engine.job import check_data, device_of, known_of, open_dataset
 from toolbox.engine.nonfinite import TrainingDiverged
 from toolbox.engine.optim import build_optimizer
@@ -70,8 +71,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has done all its steps and was evaluated after them."""
-        return self.folder.evaluation.exists() and self.folder.evaluated(self.config.train.steps)
+        """Whether it has done all its steps, or as many as early stopping lets it, and was evaluated after them."""
+        done = self.folder.evaluated(self.config.train.steps)
+        ended = Patience(self.config.train.early_stopping, self.folder.records()).verdict is not None
+        return self.folder.evaluation.exists() and (done or ended)
 
     def __str__(self) -> str:
         return f"{self.variant.name}, seed {self.seed}"

@@ -17,6 +17,7 @@ import torch
 from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
+from toolbox.engine.early_stopping import Patience
 from toolbox.engine.evaluate import evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
 from toolbox.engine.nonfinite import (
@@ -31,6 +32,7 @@ from toolbox.engine.nonfinite import (
 from toolbox.engine.precision import tf32
 from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
+from toolbox.engine.validation_loss import validation_losses
 from toolbox.engine.window import Window
 from toolbox.errors import StorageError
 from toolbox.inference.pictures import draw_dataset
@@ -60,7 +62,7 @@ def train(
 
     Returns:
         `step`, how many steps are done; `finished`, whether that and the last evaluation are all; `metrics`, the last
-        evaluation's, or None.
+        evaluation's, or None; `stopped_early`, why `train.early_stopping` ended the run, or None.
 
     Raises:
         TrainingDiverged: a loss is not finite, and `train.on_nonfinite` says to stop, or has gone on too often.
@@ -79,7 +81,8 @@ def train(
             ready_to_roll_back(job, scheduled=_scheduled(job, state.step))
 
         metrics: dict[str, Any] | None = None
-        finished = state.step == settings.steps
+        job.patience = Patience(settings.early_stopping, folder.records())
+        finished = state.step == settings.steps or job.patience.verdict is not None
         with contextlib.suppress(Stopped):
             if (
                 0 < state.step < settings.steps
@@ -89,6 +92,10 @@ def train(
                 metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
             first, batches = state.step + 1, job.batches(start=state.step)
             for done in range(first, settings.steps + 1):
+                if job.patience.verdict is not None:
+                    logger.info("early stopping after step %d: %s", state.step, job.patience.verdict)
+                    finished = True
+                    break
                 optimizer_step(job, done - 1, batches, state.window)
                 finished = done == settings.steps
                 record: dict[str, Any] = {}
@@ -114,7 +121,12 @@ def train(
             logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, folder.resumed_by)
         elif str(state.setbacks):
             logger.warning("the loss was not always finite: %s", state.setbacks)
-        return {"step": state.step, "finished": finished and not stop.is_set(), "metrics": metrics}
+        return {
+            "step": state.step,
+            "finished": finished and not stop.is_set(),
+            "metrics": metrics,
+            "stopped_early": job.patience.verdict if state.step < settings.steps else None,
+        }
 
 
 def _save(job: Job, *, last: bool) -> None:
@@ -178,7 +190,7 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
     if finite_everywhere(all_finite(means.values()) and all_finite([norm or 0.0]), job.device):
         _update_weights(job, step)
         seconds = time.perf_counter() - began
-        window.add(means, images=sum(map(len, batches_of_step)), seconds=seconds, waited=waited)
+        window.add(means, images=sum(map(len, batches_of_step)), seconds=seconds, waited=waited, norm=norm)
         job.black_box.recent.append({"step": step + 1, "losses": dict(means), "lr": job.lr(step)})
     else:
         on_nonfinite(job, step, batches_of_step, means, norm)
@@ -186,18 +198,22 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
 
 
 def _clip(job: Job) -> float | None:
-    """Shorten the gradient to `train.clip_norm`.
+    """Limit the gradient's values to `train.clip_value`, then its norm to `train.clip_norm`.
 
     Returns:
-        Its norm before; None where it is not known. Of float16 gradients it may be infinite, and GradScaler leaves the
-        step out and tries a smaller scale: that is how it finds one, and no divergence.
+        Its norm before that is limited; None where it is not known. Of float16 gradients it may be infinite, and
+        GradScaler leaves the step out and tries a smaller scale: that is how it finds one, and no divergence.
     """
-    state, limit = job.state, job.config.train.clip_norm
-    if limit is None:
+    state, settings = job.state, job.config.train
+    if settings.clip_value is None and settings.clip_norm is None:
         return None
     state.scaler.unscale_(state.optimizer)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    if settings.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(parameters, settings.clip_value)
+    if settings.clip_norm is None:
+        return None
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
     return None if state.scaler.is_enabled() else float(norm)
 
 
@@ -272,13 +288,34 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
             max_detections=job.config.test.detections,
             on_progress=watch,
         )
+        losses = _validation_losses(job, watch)
         draw_dataset(state.model, job.val_set, job.folder.pictures, resize=data.resize, device=job.device)
     job.folder.write_evaluation(metrics)
     summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-    job.folder.append_metrics({"step": state.step, "eval": summary})
+    watched = job.patience.see(state.step, metrics)
+    job.folder.append_metrics({"step": state.step, "eval": summary, **losses, **watched})
     listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
+    if losses:
+        each = ", ".join(f"{name} {value:.4f}" for name, value in losses["val_losses"].items())
+        listed += f"; val_loss {losses['val_loss']:.4f} ({each})"
     logger.info("step %d: %s", state.step, listed)
     return metrics
+
+
+def _validation_losses(job: Job, on_progress: OnProgress) -> dict[str, Any]:
+    """Entries of the evaluation's record; none where they are not asked for."""
+    if not job.config.train.validation_loss or job.val_set is None:
+        return {}
+    losses = validation_losses(
+        job.state.model,
+        job.val_set,
+        resize=job.config.data.resize,
+        device=job.device,
+        seed=job.config.train.seed,
+        workers=job.config.data.workers,
+        on_progress=on_progress,
+    )
+    return {"val_loss": sum(losses.values()), "val_losses": losses}
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ class Window:
         self.seconds = 0.0
         self.waited = 0.0
         self.losses: Counter[str] = Counter()
+        self.norm = 0.0
+        self.norms = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint: a mean that spans a stop is then the same as one that does not."""
@@ -25,7 +27,9 @@ class Window:
         """Take over what `state_dict` gave."""
         vars(self).update(state, losses=Counter(state["losses"]))
 
-    def add(self, losses: Mapping[str, float], *, images: int, seconds: float, waited: float) -> None:
+    def add(
+        self, losses: Mapping[str, float], *, images: int, seconds: float, waited: float, norm: float | None = None
+    ) -> None:
         """Count one step.
 
         Args:
@@ -33,11 +37,15 @@ class Window:
             images: trained on.
             seconds: that it took.
             waited: part of `seconds` spent waiting for the loader.
+            norm: of the gradient before it was clipped, where that is known.
         """
         self.steps += 1
         self.images += images
         self.seconds += seconds
         self.waited += waited
+        if norm is not None:
+            self.norm += norm
+            self.norms += 1
         for name, value in losses.items():
             self.losses[name] += value  # type: ignore[assignment]  # Counter counts in floats as well
 
@@ -49,6 +57,7 @@ class Window:
             "loss": sum(losses.values()),
             "losses": losses,
             "lr": lr,
+            **({"grad_norm": self.norm / self.norms} if self.norms else {}),
             "images_per_second": round(self.images / self.seconds, 3),
             "loader_share": round(self.waited / self.seconds, 3),
             "peak_memory_mb": peak_memory_mb,

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -83,34 +83,36 @@ def check_wiring(
         return build_detector(config, classes=classes, skeleton=skeleton, channels=channels)
 
 
-def check_ground_truth(config: Config, dataset: Any) -> None:
-    """See that the training set has what heads and transforms cannot do without (their class attribute `needs`).
+def check_ground_truth(config: Config, dataset: Any, split: Literal["train", "val"] = "train") -> None:
+    """See that a data set has what heads and transforms cannot do without (their class attribute `needs`).
 
     Args:
-        dataset: the training set; its first images with objects are loaded, which tells for any kind of data set.
+        dataset: the split's; its first images with objects are loaded, which tells for any kind of data set.
+        split: of the data.
 
     Raises:
-        ConfigError: a problem at `data.train` for each branch or transform that lacks something.
+        ConfigError: a problem at the split for each branch or transform that lacks something.
         DataError: a first image cannot be read.
     """
-    parts = [*plans_in(config.model), *plans_in(config.data.transforms)]
+    parts = [*plans_in(config.model), *(plans_in(config.data.transforms) if split == "train" else ())]
     wanted = [(part, name) for part in parts for name in getattr(part.cls, "needs", ())]
     if not wanted:
         return
     sample = first_with_objects(dataset)
     if sample is None:
         return  # without objects, nobody can tell
-    plan = config.data.train
+    plan = getattr(config.data, split)
+    use = "train" if split == "train" else "compute its loss (train.validation_loss)"
     problems = []
     for part, name in wanted:
         if getattr(sample, name) is None:
             place = part.key.removesuffix(".head")
             remedy = _REMEDIES.get(name, "give a data set that has them")
             message = (
-                f"{type(dataset).__name__} has no {name} here, but {place} ({part.cls.__name__}) needs them to train; "
+                f"{type(dataset).__name__} has no {name} here, but {place} ({part.cls.__name__}) needs them to {use}; "
                 f"{remedy}, or remove {place}"
             )
-            problems.append(plan.problem(message) if plan else Problem("", "data.train", message))
+            problems.append(plan.problem(message) if plan else Problem("", f"data.{split}", message))
     if problems:
         raise ConfigError(problems)
 
