@@ -59,6 +59,7 @@ format: $(INSTALLED) ## format Python and C++
 docs: $(INSTALLED) ## write what is made from the code: the schemas for editors and the config reference
 	$(BIN)/rcnn schema --out configs/schema.json
 	$(BIN)/rcnn schema plugins/boundary/boundary.yaml --out plugins/boundary/schema.json
+	$(BIN)/rcnn schema --sweep --out configs/paper/schema.json
 	$(BIN)/rcnn list --format markdown > docs/reference.md
 	$(BIN)/python benchmarks/mistakes.py > docs/messages.md
 

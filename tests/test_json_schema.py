@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,15 @@ import pytest
 
 from toolbox.json_schema import json_schema
 from toolbox.sections import RunConfig, register_builtin
+from toolbox.sweep_schema import SweepEntries
 from toolbox.yaml_nodes import Findings, parse
 
 jsonschema = pytest.importorskip("jsonschema")
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(file for file in (ROOT / "configs").rglob("*.yaml") if "paper" not in file.relative_to(ROOT).parts)
+
+SWEEPS = sorted((ROOT / "configs/paper").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,45 @@ def test_every_shipped_config_names_a_schema_that_is_there(file: Path) -> None:
     first = file.read_text(encoding="utf-8").splitlines()[0]
     key, _, schema = first.partition("$schema=")
     assert key == "# yaml-language-server: " and (file.parent / schema).is_file()
+
+
+def test_the_schema_of_sweeps_is_up_to_date() -> None:
+    written = json.loads((ROOT / "configs/paper/schema.json").read_text(encoding="utf-8"))
+    assert written == json_schema(SweepEntries, {}, title="R-CNN toolbox sweep"), "run `make docs`"
+
+
+@pytest.fixture(scope="module")
+def sweeps() -> Any:
+    schema = json.loads((ROOT / "configs/paper/schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_table_of_the_paper_fits_and_names_the_schema(file: Path, sweeps: Any) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert [error.message for error in sweeps.iter_errors(read(text))] == []
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "at"),
+    [
+        ("variants", ["RoIPool"], ["variants"]),
+        ("variants.RoIPool", {"train.lr": 0.1}, ["variants", "RoIPool"]),
+        ("variants.RoIPool", {"set": [1]}, ["variants", "RoIPool"]),
+        ("variants.RoIPool", {"paper": {"AP": "good"}}, ["variants", "RoIPool"]),
+        ("metrics", ["segm.AP"], ["metrics"]),
+        ("seeds", 3, ["seeds"]),
+        ("small", {"seeds": [1]}, ["small"]),
+        ("metric", {}, []),
+    ],
+)
+def test_a_wrong_value_of_a_sweep_is_underlined_where_it_is(sweeps: Any, key: str, value: Any, at: list[str]) -> None:
+    data = {"base": "base.yaml", "metrics": {"AP": "segm.AP"}, "variants": {"RoIPool": None}}
+    assert not list(sweeps.iter_errors(data))
+    set_at(data, key, value)
+    assert [list(error.path) for error in sweeps.iter_errors(data)] == [at]
 
 
 @pytest.mark.parametrize(

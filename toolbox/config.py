@@ -25,7 +25,7 @@ from toolbox.config_messages import (
     wired_argument,
     with_article,
 )
-from toolbox.errors import did_you_mean
+from toolbox.errors import counted, did_you_mean
 from toolbox.plan import Plan, base_of
 from toolbox.registry import ADVICE, FAMILIES, Registry, RegistryError
 from toolbox.signatures import (
@@ -247,7 +247,8 @@ class _Checker:
             return self._expected(node, key, spell(annotation) if arguments else "a list")
         fixed = kind is tuple and arguments and arguments[-1] is not Ellipsis
         if fixed and len(arguments) != len(node.value):
-            message = f"expected {spell(annotation)}, a list of {len(arguments)}, got {len(node.value)} entries"
+            got = counted(len(node.value), "entry", "entries")
+            message = f"expected {spell(annotation)}, a list of {len(arguments)}, got {got}"
             return self._wrong(node, key, message)
         types_of = arguments if fixed else (arguments[:1] or (Any,)) * len(node.value)
         values = [

@@ -33,16 +33,19 @@ _SCALARS: Mapping[Any, str] = {
 }
 
 
-def json_schema(root: type, families: Mapping[str, Registry] = FAMILIES) -> dict[str, Any]:
+def json_schema(
+    root: type, families: Mapping[str, Registry] = FAMILIES, *, title: str = "R-CNN toolbox config"
+) -> dict[str, Any]:
     """What a YAML of `root` may hold.
 
     Args:
         root: the class of the whole YAML, as a rule `toolbox.sections.RunConfig`.
         families: their registered components become the choices of `type`.
+        title: what editors call it.
     """
     writer = _Writer(families)
     whole = writer.arguments(root)
-    return {"$schema": DRAFT, "title": "R-CNN toolbox config", **whole, "definitions": dict(writer.definitions())}
+    return {"$schema": DRAFT, "title": title, **whole, "definitions": dict(writer.definitions())}
 
 
 class _Writer:

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from toolbox.errors import counted
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -52,7 +54,7 @@ class PixelStats:
         if self.order not in ("rgb", "bgr"):
             raise ValueError(f"order is 'rgb' or 'bgr', not '{self.order}'")
         if len(self.mean) != len(self.std):
-            raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}")
+            raise ValueError(f"mean has {counted(len(self.mean), 'channel')}, std {len(self.std)}")
 
     def for_channels(self, count: int) -> PixelStats:
         """The same for images of `count` channels: those of RGB are repeated in turn, or averaged for grey.
@@ -64,7 +66,7 @@ class PixelStats:
         if known == count:
             return self
         if known != 3:
-            raise ValueError(f"pixels has statistics of {known} channels, but the images have {count}")
+            raise ValueError(f"pixels has statistics of {counted(known, 'channel')}, but the images have {count}")
         if count == 1:
             return replace(self, mean=(sum(self.mean) / 3,), std=(sum(self.std) / 3,), order="rgb")
         mean, std = (tuple(values[index % 3] for index in range(count)) for values in (self.mean, self.std))
@@ -90,7 +92,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         joints = len(self.names)
         if self.sigmas and len(self.sigmas) != joints:
-            raise ValueError(f"skeleton has {joints} joints but {len(self.sigmas)} sigmas")
+            raise ValueError(f"skeleton has {counted(joints, 'joint')} but {counted(len(self.sigmas), 'sigma')}")
         for a, b in (*self.pairs, *self.limbs):
             if not (0 <= a < joints and 0 <= b < joints):
                 raise ValueError(f"skeleton joins joints {a} and {b}, but has joints 0 … {joints - 1}")

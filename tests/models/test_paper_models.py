@@ -145,6 +145,19 @@ def test_a_stage_after_c5_is_refused_with_the_map_to_pool_from(tmp_path: Path) -
         build(tmp_path, "C4", "RoIAlign", None, "model.backbone.out=[c5]")
 
 
+def test_a_stage_of_another_network_than_the_backbone_s_is_refused_with_the_override_to_add(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(tmp_path, "C4", "RoIAlign", None, "model.backbone.depth=50")
+    assert str(caught.value).endswith(
+        "model.roi_stage.depth: it goes on where the backbone ends, and that has depth 50, not 18; "
+        "add model.roi_stage.depth=50"
+    )
+    next_ones = ["model.backbone.depth=101", "model.backbone.groups=32", "model.backbone.width_per_group=8"]
+    with pytest.raises(ConfigError, match="add model.roi_stage.depth=101 model.roi_stage.groups=32 model.roi_stage.w"):
+        build(tmp_path, "C4", "RoIAlign", None, *next_ones)
+    build(tmp_path, "C4", "RoIAlign", None, "model.backbone.depth=50", "model.roi_stage.depth=50")
+
+
 def test_maps_of_different_width_without_a_neck_are_refused_with_what_to_name(tmp_path: Path) -> None:
     wrong = ["model.backbone.out=[c4, c5]", "model.rpn.anchors.sizes=[16, 32]"]
     with pytest.raises(ConfigError, match=r"c4: 256, c5: 512\); name one under 'features', or add a neck"):

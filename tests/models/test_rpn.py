@@ -58,6 +58,16 @@ def _unrounded(sizes: tuple[int, ...]) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+def test_sizes_for_one_level_that_is_meant_to_have_them_all_are_written_out() -> None:
+    with pytest.raises(ValueError) as caught:
+        AnchorGenerator({"c4": FeatureSpec(8, 16)}, sizes=[16, 32.5, 64])
+    assert str(caught.value) == (
+        "sizes are given for 3 levels, but there is 1: c4; for all of them on that one, write [[16, 32.5, 64]]"
+    )
+    with pytest.raises(ValueError, match="for 2 levels, but there is 1: c4; give one size"):
+        AnchorGenerator({"c4": FeatureSpec(8, 16)}, sizes=[[16, 32], [64, 128]])
+
+
 def test_anchors_for_another_number_of_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="given for 3 levels, but there are 2: p2, p3"):
         AnchorGenerator(FEATURES, sizes=(16, 32, 64))

@@ -51,6 +51,7 @@ def schema(
         Path | None, typer.Argument(metavar="CONFIG", help="A YAML whose plugins are included.", show_default=False)
     ] = None,
     plugin: Plugins = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Of the files that rcnn sweep takes, not of configs.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write, instead of the screen.")] = None,
 ) -> None:
     """JSON Schema of the YAML, for editors.
@@ -58,9 +59,16 @@ def schema(
     Name it in a config's first line: # yaml-language-server: $schema=schema.json
     """
     from toolbox.json_schema import json_schema
+    from toolbox.sweep_schema import SweepEntries
 
-    known = _catalogue([*(plugin or ()), *_plugins_of(config)])
-    text = json.dumps(json_schema(known.root, known.families), indent=1, ensure_ascii=False) + "\n"
+    if sweep and (config or plugin):
+        raise ToolboxError("--sweep: a sweep names no components, so it takes no config and no --plugin")
+    if sweep:
+        written = json_schema(SweepEntries, {}, title="R-CNN toolbox sweep")
+    else:
+        known = _catalogue([*(plugin or ()), *_plugins_of(config)])
+        written = json_schema(known.root, known.families)
+    text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
     if out is None:
         typer.echo(text, nl=False)
         return

@@ -188,7 +188,7 @@ def _counted(config: Config, name: str, dataset: Any, problems: list[Problem]) -
 def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
     """`83 objects: circle 20, square 21, …`; of many classes the most frequent ones and the rarest."""
     if counts is None:
-        return f"{len(dataset.classes)} classes ({_few(dataset.classes)})"
+        return f"{counted(len(dataset.classes), 'class', 'classes')} ({_few(dataset.classes)})"
     pairs = [(name, int(count)) for name, count in zip(dataset.classes, counts.objects, strict=True)]
     shown = pairs
     if len(pairs) > _CLASSES_SHOWN:
@@ -198,7 +198,7 @@ def _objects(dataset: Any, counts: ObjectCounts | None) -> str:
     if len(pairs) > len(shown):
         listed += f", … ({len(pairs)} classes, the rarest: {pairs[-1][0]} {pairs[-1][1]})"
     within = "" if counts.images == len(dataset) else f" in the first {counts.images}"
-    return f"{counts.objects.sum()} objects{within}: {listed}"
+    return f"{counted(int(counts.objects.sum()), 'object')}{within}: {listed}"
 
 
 def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list[Problem]:

@@ -61,4 +61,4 @@ def predict(
     if problems:
         listing = "\n".join(map(str, problems))
         nothing = "" if done else "; nothing is written"
-        raise DataError(f"{len(problems)} of {len(files)} images could not be read{nothing}:\n{listing}")
+        raise DataError(f"{len(problems)} of {counted(len(files), 'image')} could not be read{nothing}:\n{listing}")

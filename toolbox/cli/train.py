@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolbox.errors import CheckpointError, ToolboxError, near_path
+from toolbox.errors import CheckpointError, ToolboxError, counted, near_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,7 +192,8 @@ def _check(loaded: LoadedDetector, dataset: Any, source: Path) -> None:
     if len(dataset) == 0:
         raise ToolboxError("data.val has no images to evaluate on")
     if channels_of(dataset) != loaded.channels:
-        reads = f"{source} reads images of {loaded.channels} channels, those of data.val have {channels_of(dataset)}"
+        fits = counted(loaded.channels, "channel")
+        reads = f"{source} reads images of {fits}, those of data.val have {channels_of(dataset)}"
         raise ToolboxError(f"{reads}; set data.val.channels={loaded.channels}, or give a model of such images")
     check_classes(loaded.classes, dataset, str(source), "data.val")
     if uses_joints(loaded.config):

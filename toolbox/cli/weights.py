@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolbox.errors import ToolboxError, did_you_mean
+from toolbox.errors import ToolboxError, counted, did_you_mean
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -54,7 +54,8 @@ def import_(
     detector = import_checkpoint(checkpoint, settings, source=source, classes=table)
     metadata = model_metadata(settings, detector.classes, detector.category_ids, detector.skeleton, detector.channels)
     save_model(out, detector.model.state_dict(), metadata)
-    typer.echo(f"{out}: {len(detector.classes)} classes: {', '.join(detector.classes[:6])}{_more(detector.classes)}")
+    count = counted(len(detector.classes), "class", "classes")
+    typer.echo(f"{out}: {count}: {', '.join(detector.classes[:6])}{_more(detector.classes)}")
     if published:
         epsilon = settings.model["backbone"]["norm_eps"]
         typer.echo(f"torchvision's published file of {published}: model.backbone.norm_eps={epsilon:g}")

@@ -18,7 +18,7 @@ from toolbox.data.images import read_image
 from toolbox.data.interfaces import Sample
 from toolbox.data.segmentation_store import box_outline, rings_with_area
 from toolbox.data.skeletons import SkeletonSettings, skeleton_of
-from toolbox.errors import DataError, did_you_mean, near_path
+from toolbox.errors import DataError, counted, did_you_mean, near_path
 from toolbox.masks import Mask, mask_from_coco
 from toolbox.registry import DATASETS
 
@@ -220,7 +220,8 @@ def _check_files(folder: Path, index: CocoIndex) -> None:
         name = missing[0][0]
         found = _found_elsewhere(folder, name, listings[(folder / name).parent])
         raise DataError(
-            f"{folder}: {len(missing)} of {len(index.files)} images are missing, e.g. {listed}{found}; "
+            f"{folder}: {len(missing)} of {counted(len(index.files), 'image')} "
+            f"{'is' if len(missing) == 1 else 'are'} missing, e.g. {listed}{found}; "
             f"check 'images', or take them out of the annotation file"
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from toolbox.data.box_doubts import TOLERANCE, BoxDoubts
 from toolbox.data.coco_file import whole
 from toolbox.data.segmentation_store import SegmentationStore, box_outline, segmentation_fault
-from toolbox.errors import DataError
+from toolbox.errors import DataError, counted
 
 logger = logging.getLogger("toolbox")
 
@@ -282,7 +282,7 @@ class CocoParser:
             hint = "; 'bad: drop' leaves out objects with an unfit box or mask" if self.droppable else ""
             hint += "; 'masks: false' reads boxes only" if self.droppable and self.masks else ""
             hint += f"; {verdict or corners}" if verdict or corners else ""
-            faults = "1 problem" if len(self.findings) == 1 else f"{len(self.findings)} problems"
+            faults = counted(len(self.findings), "problem")
             raise DataError(f"{self.path}: {faults}; correct the file{hint}\n{shown}{more}")
         if verdict:
             raise DataError(f"{self.path}: {verdict}")

@@ -14,7 +14,7 @@ from toolbox.data import tiff
 from toolbox.data.image_doubts import doubt_fourth_band, doubt_range
 from toolbox.data.image_faults import BadImage, cut_jpeg, why_unreadable
 from toolbox.data.opencv_decoder import decoded_by_opencv
-from toolbox.errors import DataError
+from toolbox.errors import DataError, counted
 
 NUMPY_FILE = b"\x93NUMPY"
 _GIF, _AVIF, _JPEG2000 = b"GIF8", b"ftypavi", b"\0\0\0\x0cjP  "
@@ -164,10 +164,10 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     if there == 2 and channels in (1, 3):
         return np.repeat(pixels[..., :1], channels, axis=2)
     kind = f" ({_COLOURS[there]})" if there in _COLOURS else ""
-    remedy = f"set 'channels: {there}' for such images, or write files of {channels} channels"
+    remedy = f"set 'channels: {there}' for such images, or write files of {counted(channels, 'channel')}"
     if channels not in (1, 3):
         remedy += f" ({'RGBA, ' if channels == 4 else ''}a TIFF of {channels} bands, or .npy)"
-    raise BadImage(f"image has {there} channel{'' if there == 1 else 's'}{kind}, but {channels} are read; {remedy}")
+    raise BadImage(f"image has {counted(there, 'channel')}{kind}, but {channels} are read; {remedy}")
 
 
 def _orientation(content: np.ndarray) -> int:

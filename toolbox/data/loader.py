@@ -19,7 +19,7 @@ from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_o
 from toolbox.data.resize import Resize
 from toolbox.data.sampling import ImageSampling
 from toolbox.data.worker import prepare_worker, signals_held_back
-from toolbox.errors import DataError, ToolboxError
+from toolbox.errors import DataError, ToolboxError, counted
 from toolbox.masks import InstanceMasks
 from toolbox.plugins import Loaded
 from toolbox.structures import Batch, Targets
@@ -202,8 +202,9 @@ def _check_channels(sample: Sample, dataset: Dataset) -> None:
     there, said = sample.image.shape[2], channels_of(dataset)
     if there != said:
         raise DataError(
-            f"image {sample.image_id}: {type(dataset).__name__} gives {there} channels, but its 'channels' says {said}"
-            f"; set the attribute 'channels' of the data set to {there}, or give images of {said}"
+            f"image {sample.image_id}: {type(dataset).__name__} gives {counted(there, 'channel')}, "
+            f"but its 'channels' says {said}; set the attribute 'channels' of the data set to {there}, "
+            f"or give images of {said}"
         )
 
 

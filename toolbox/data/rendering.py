@@ -9,7 +9,7 @@ import numpy as np
 
 from toolbox.data.interfaces import View
 from toolbox.data.resize import ResizeMethod, in_groups, scale_pixels
-from toolbox.errors import DataError
+from toolbox.errors import DataError, counted
 
 _WHOLE = 1e-6  # how far from a whole pixel still counts as whole; far above float64's error, far below what is seen
 _STRAIGHT = 1e-12  # what is left of a cosine of 90 degrees
@@ -39,7 +39,8 @@ def fill_of(fill: tuple[int, ...], channels: int) -> tuple[int, ...]:
         return fill
     if len(fill) != 3:
         raise DataError(
-            f"fill has {len(fill)} values, but the images have {channels} channels; give one for each, or leave it out"
+            f"fill has {counted(len(fill), 'value')}, but the images have {counted(channels, 'channel')}; "
+            "give one for each, or leave it out"
         )
     return (round(sum(fill) / 3),) if channels == 1 else tuple(fill[index % 3] for index in range(channels))
 

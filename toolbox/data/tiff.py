@@ -16,6 +16,7 @@ import numpy as np
 import PIL.TiffImagePlugin
 
 from toolbox.data.image_faults import BadImage, why_unreadable
+from toolbox.errors import counted
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _PLANAR = 273, 274, 277, 278, 279, 284
@@ -139,7 +140,7 @@ def _read_page(content: np.ndarray, page: _Page, channels: int) -> np.ndarray:
         return _by_pillow(_single(content, page))
     if channels in (1, 3) and bands not in (1, 2, channels) and not (colours == _RGB and bands <= 4):
         raise BadImage(
-            f"image has {bands} channels, of which nobody can tell the colours, but {channels} are read; "
+            f"image has {counted(bands, 'channel')}, of which nobody can tell the colours, but {channels} are read; "
             f"set 'channels: {bands}' for such images, or write RGB files"
         )
     pixels = _read_bands(content, page, bands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from toolbox.data.interfaces import Dataset, channels_of
-from toolbox.errors import ConfigError
+from toolbox.errors import ConfigError, counted
 from toolbox.models.builder import plans_in
 from toolbox.schema import Config
 
@@ -17,17 +17,20 @@ def check_channels(config: Config, train_set: Dataset, val_set: Dataset | None =
     channels = channels_of(train_set)
     problems = []
     if val_set is not None and config.data.val is not None and channels_of(val_set) != channels:
-        message = f"its images have {channels_of(val_set)} channels, those of data.train {channels}; give both the same"
+        here = counted(channels_of(val_set), "channel")
+        message = f"its images have {here}, those of data.train {channels}; give both the same"
         problems.append(config.data.val.problem(message))
     for plan in plans_in(config.data.transforms):
         allowed = getattr(plan.cls, "channels", None)
         if allowed is not None and channels not in allowed:
             fits = " or ".join(map(str, allowed))
-            message = f"{plan.cls.__name__} edits images of {fits} channels, those of data.train have {channels}"
+            fits += " channel" if fits == "1" else " channels"
+            message = f"{plan.cls.__name__} edits images of {fits}, those of data.train have {channels}"
             problems.append(plan.problem(f"{message}; remove it, or write a transform for them"))
         given = plan.given.get("fill")
         if given is not None and len(given) not in (3, channels):
-            message = f"{len(given)} values for images of {channels} channels; give one for each, or leave it out"
+            values = counted(len(given), "value")
+            message = f"{values} for images of {counted(channels, 'channel')}; give one for each, or leave it out"
             problems.append(plan.problem(message, "fill"))
     if problems:
         raise ConfigError(problems)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toolbox.errors import DataError, ToolboxError
+from toolbox.errors import DataError, ToolboxError, counted
 from toolbox.metric_names import Kind
 from toolbox.structures import Detections
 
@@ -180,9 +180,13 @@ def _sigmas(ground_truth: Mapping[str, Any], sigmas: Sequence[float] | None) -> 
     if not sigmas and joints in (0, len(COCO_SIGMAS)):
         return COCO_SIGMAS
     if not sigmas:
-        raise DataError(f"the skeleton of {joints} joints has no sigmas, and COCO's are for 17; give one per joint")
+        raise DataError(
+            f"the skeleton of {counted(joints, 'joint')} has no sigmas, and COCO's are for 17; give one per joint"
+        )
     if joints and len(sigmas) != joints:
-        raise DataError(f"{len(sigmas)} sigmas for a skeleton of {joints} joints; give one per joint")
+        raise DataError(
+            f"{counted(len(sigmas), 'sigma')} for a skeleton of {counted(joints, 'joint')}; give one per joint"
+        )
     return sigmas
 
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 
 from toolbox.data.interfaces import Dataset
-from toolbox.engine.coco_metrics import Kind
 from toolbox.errors import did_you_mean
+from toolbox.metric_names import Kind
 from toolbox.models.builder import first_with_objects
 from toolbox.models.detector import RCNN
 from toolbox.schema import Config

@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from toolbox import __version__
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, counted
 from toolbox.plan import Plan
 from toolbox.plugin_records import PluginRecord, read_records, records_of, write_records
 from toolbox.schema import Config
@@ -94,7 +94,8 @@ def read_metadata(text: Mapping[str, str], file: Path) -> ModelMetadata:
     category_ids = _read(text, "category_ids", file, _ids)
     if len(classes) != len(category_ids):
         raise CheckpointError(
-            f"{file}: names {len(classes)} classes, but has {len(category_ids)} category ids{_DAMAGED}"
+            f"{file}: names {counted(len(classes), 'class', 'classes')}, "
+            f"but has {counted(len(category_ids), 'category id')}{_DAMAGED}"
         )
     return ModelMetadata(
         config=config,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from toolbox.errors import counted
 from toolbox.masks.raster import fill_polygons, sample_bitmap
 from toolbox.masks.rle import decode_box, encode_bitmap, read_counts
 
@@ -184,7 +185,7 @@ def _checked_polygon(polygon: Any, position: int) -> Floats:
     if flat.size % 2:
         raise ValueError(f"polygon {position} has an odd number of coordinates ({flat.size})")
     if flat.size < 6:
-        raise ValueError(f"polygon {position} has {flat.size // 2} points; at least 3 make an area")
+        raise ValueError(f"polygon {position} has {counted(flat.size // 2, 'point')}; at least 3 make an area")
     if not np.isfinite(flat).all():
         raise ValueError(f"polygon {position} has coordinates that are not finite")
     return flat.reshape(-1, 2)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from toolbox.errors import ConfigError, Problem
+from toolbox.errors import ConfigError, Problem, counted
+from toolbox.models.backbones.resnet import ResNet, ResNetStage
 from toolbox.models.backbones.weights import finding_pretrained
 from toolbox.models.box_branch import TestSettings
 from toolbox.models.detector import RCNN
@@ -157,6 +158,7 @@ def _build_rcnn(
     neck = plan["neck"].build(in_features=backbone.out_features) if plan["neck"] is not None else None
     features = backbone.out_features if neck is None else neck.out_features
 
+    _check_roi_stage(plan["roi_stage"], plan["backbone"])
     # What follows depends on the maps alone, so that the problems of all of it can come together.
     problems: list[Problem] = []
     rpn = attempt(problems, lambda: _build_rpn(plan["rpn"], features))
@@ -173,6 +175,18 @@ def _build_rcnn(
     if problems:
         raise ConfigError(problems)
     return plan.build(backbone=backbone, neck=neck, rpn=rpn, roi_stage=roi_stage, box=box, instance=instance)
+
+
+def _check_roi_stage(stage: Plan | None, backbone: Plan) -> None:
+    """A ResNet's stage on regions goes on where the backbone ends: both are of one network."""
+    if stage is None or not (issubclass(stage.cls, ResNetStage) and issubclass(backbone.cls, ResNet)):
+        return
+    unlike = [name for name in ("depth", "groups", "width_per_group") if stage[name] != backbone[name]]
+    if unlike:
+        told = ", ".join(f"{name} {backbone[name]}, not {stage[name]}" for name in unlike)
+        needed = " ".join(f"{stage.key}.{name}={backbone[name]}" for name in unlike)
+        message = f"it goes on where the backbone ends, and that has {told}; add {needed}"
+        raise ConfigError([stage.problem(message, unlike[0])])
 
 
 def _build_regions(plan: Plan, features: dict[str, FeatureSpec]) -> tuple[Any, Any, RoIShape]:
@@ -198,7 +212,8 @@ def _build_backbone(plan: Plan, channels: int) -> Any:
     backbone = plan.build(**({"in_channels": channels} if "in_channels" in plan.wired else {}))
     if len(backbone.pixels.mean) != channels:
         message = (
-            f"{plan.cls.__name__} reads images of {len(backbone.pixels.mean)} channels, the data set's have {channels}"
+            f"{plan.cls.__name__} reads images of {counted(len(backbone.pixels.mean), 'channel')}, "
+            f"the data set's have {channels}"
         )
         raise ConfigError([plan.problem(message)])
     return backbone

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from toolbox.errors import ConfigError, Problem
+from toolbox.errors import ConfigError, Problem, counted
 from toolbox.registry import SCHEDULES
 
 logger = logging.getLogger("toolbox")
@@ -50,8 +50,8 @@ class MultiStep:
         late = [m for m in self.milestones if m >= max(1, self.steps)]
         if late:
             logger.warning(
-                "train.schedule.milestones: the run ends after %d steps, so the learning rate does not drop at %s",
-                self.steps,
+                "train.schedule.milestones: the run ends after %s, so the learning rate does not drop at %s",
+                counted(self.steps, "step"),
                 ", ".join(f"{m:g}" for m in late),
             )
 
@@ -159,9 +159,9 @@ def _check_warmup(steps: int, warmup_steps: int | None, warmup_factor: float) ->
         raise ValueError("\n".join(wrong))
     if warmup_steps is not None and warmup_steps > steps:
         logger.warning(
-            "train.schedule.warmup_steps: the run ends after %d steps, inside the warm-up of %d, so the learning rate "
+            "train.schedule.warmup_steps: the run ends after %s, inside the warm-up of %d, so the learning rate "
             "never reaches train.lr",
-            steps,
+            counted(steps, "step"),
             warmup_steps,
         )
 

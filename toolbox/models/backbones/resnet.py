@@ -71,9 +71,9 @@ class ResNet(nn.Module):
             raise ValueError(f"norm_eps is 0 or more, got {norm_eps}")
         if frozen_stages and weights is None and pretrained_sought():
             logger.warning(
-                "model.backbone.frozen_stages: %d stages keep random values, as there are no pretrained weights; "
-                "set weights, or frozen_stages: 0",
-                frozen_stages,
+                "model.backbone.frozen_stages: %s random values, as there are no pretrained weights; set weights, or "
+                "frozen_stages: 0",
+                "the stem keeps" if frozen_stages == 1 else f"{frozen_stages} stages keep",
             )
         self.pixels = pixels.for_channels(in_channels)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)

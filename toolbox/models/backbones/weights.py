@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from toolbox.errors import CheckpointError, did_you_mean
+from toolbox.errors import CheckpointError, counted, did_you_mean
 from toolbox.weights import kind_of_file, not_weights
 from toolbox.weights.detectron2 import from_detectron2
 from toolbox.weights.foreign_files import read_checkpoint
@@ -143,8 +143,8 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
     if missing:
         raise CheckpointError(
             f"{source}: {len(missing)} of {len(wanted)} tensors of the backbone are not in it, first '{missing[0]}'; "
-            f"it has {len(state)} tensors, first '{next(iter(state), 'none')}'; give weights of this network, "
-            "its tensors named as torchvision or timm name them"
+            f"it has {counted(len(state), 'tensor')}, first '{next(iter(state), 'none')}'; "
+            "give weights of this network, its tensors named as torchvision or timm name them"
         )
     # A frozen batch norm does not count batches, so those entries of a file never have a place.
     counters = {name for name in state if name.endswith("num_batches_tracked")}

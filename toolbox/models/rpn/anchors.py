@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from toolbox.errors import counted
 from toolbox.structures import FeatureSpec
 
 
@@ -43,10 +44,7 @@ class AnchorGenerator(nn.Module):
         super().__init__()
         per_level = [[size] if isinstance(size, int | float) else list(size) for size in sizes]
         if len(per_level) != len(in_features):
-            raise ValueError(
-                f"sizes are given for {len(per_level)} levels, but there are {len(in_features)}: "
-                f"{', '.join(in_features)}; give one size (or list of sizes) per level"
-            )
+            raise ValueError(_level_problem(per_level, list(in_features)))
         if not ratios or not all(per_level):
             raise ValueError(f"{'sizes' if ratios else 'ratios'} holds an empty list; a cell has at least one anchor")
         if len({len(level) for level in per_level}) != 1:
@@ -94,3 +92,13 @@ def _cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounding: boo
     width, height = (size / root).flatten(), (size * root).flatten()
     anchors = torch.stack((-width, -height, width, height), dim=1) / 2
     return (anchors.round() if rounding else anchors).float()
+
+
+def _level_problem(sizes: Sequence[Sequence[float]], maps: Sequence[str]) -> str:
+    """What is said of sizes for another number of levels; on one map, a list of sizes was meant for all of it."""
+    there = f"there is 1: {maps[0]}" if len(maps) == 1 else f"there are {len(maps)}: {', '.join(maps)}"
+    message = f"sizes are given for {counted(len(sizes), 'level')}, but {there}"
+    if len(maps) == 1 and sizes and all(len(level) == 1 for level in sizes):
+        written = ", ".join(f"{level[0]:g}" for level in sizes)
+        return f"{message}; for all of them on that one, write [[{written}]]"
+    return f"{message}; give one size (or list of sizes) per level"

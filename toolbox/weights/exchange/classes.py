@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from toolbox.data.skeletons import skeleton_of
-from toolbox.errors import CheckpointError, DataError, near_path
+from toolbox.errors import CheckpointError, DataError, counted, near_path
 from toolbox.schema import Config
 from toolbox.structures import Skeleton
 
@@ -41,7 +41,7 @@ class ClassTable:
     def shown(self) -> str:
         """Number, source and the first names, e.g. `3 classes of mine.json (cat, dog, cow)`."""
         names = ", ".join(self.names[:4]) + (", …" if len(self) > 4 else "")
-        return f"{len(self)} class{'es' if len(self) > 1 else ''} of {self.source} ({names})"
+        return f"{counted(len(self), 'class', 'classes')} of {self.source} ({names})"
 
 
 @cache
@@ -141,7 +141,8 @@ def rows_of(table: ClassTable, count: int) -> list[int]:
         if count == len(coco):
             return [list(coco).index(category) for category in ids]
     by_id = f" or {max(ids)} (one for every category id up to the largest)" if max(ids) > len(ids) else ""
-    raise ValueError(f"has rows for {count} classes, but there are {table.shown}; {len(table)}{by_id} would fit")
+    rows, are = counted(count, "class", "classes"), "is" if len(table) == 1 else "are"
+    raise ValueError(f"has rows for {rows}, but there {are} {table.shown}; {len(table)}{by_id} would fit")
 
 
 def _of_file(path: Path) -> ClassTable:

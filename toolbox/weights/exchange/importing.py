@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, counted
 from toolbox.inference.loading import LoadedDetector
 from toolbox.models.backbones.weights import without_pretrained
 from toolbox.models.builder import build_detector, check_wiring
@@ -165,7 +165,7 @@ def _table(tensors: Mapping[str, Tensor], config: Config, classes: ClassTable | 
     table = assumed_classes(rows, None if joints is None else len(joints))
     if table is None:
         raise CheckpointError(
-            f"{name}: has rows for {rows} class{'es' if rows > 1 else ''}, whose names it does not hold, and {found}; "
+            f"{name}: has rows for {counted(rows, 'class', 'classes')}, whose names it does not hold, and {found}; "
             "give them by --classes: a COCO annotation file, a file with a name a line, or names with commas between"
         )
     return table
