@@ -62,12 +62,27 @@ def test_a_restart_goes_on_where_the_run_was() -> None:
         assert_equal(before, after)
 
 
-def test_ranks_are_slices_of_the_global_batch() -> None:
+def test_ranks_are_slices_of_a_step() -> None:
     whole = list(loader(batch=4))
-    halves = [list(loader(batch=2, rank=rank, world=2)) for rank in range(2)]
+    halves = [list(loader(batch=4, rank=rank, world=2)) for rank in range(2)]
     for batch, left, right in zip(whole, *halves, strict=True):
         assert batch.image_ids == left.image_ids + right.image_ids
         assert all(torch.equal(a, b) for a, b in zip(batch.images, left.images + right.images, strict=True))
+
+
+def test_ranks_take_the_same_micro_batches_in_turn() -> None:
+    alone = list(loader(batch=8, micro_batch=2, steps=3, start_step=1))
+    ranks = [list(loader(batch=8, micro_batch=2, steps=3, start_step=1, rank=rank, world=2)) for rank in range(2)]
+    assert len(alone) == 8 and [len(rank) for rank in ranks] == [4, 4]
+    for number, batch in enumerate(alone):
+        assert_equal(batch, ranks[number % 2][number // 2])
+
+
+def test_a_step_that_does_not_divide_among_the_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch \(8\) is not a multiple of micro_batch \(3\) times world \(2\)"):
+        loader(batch=8, micro_batch=3, world=2)
+    with pytest.raises(ValueError, match=r"batch \(1\) is not a multiple"):
+        loader(batch=1, world=2)
 
 
 def test_torchs_generator_is_not_touched() -> None:

@@ -30,7 +30,7 @@ def permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 def global_batches(
     upright: np.ndarray, size: int, seed: int, counts: Callable[[int], np.ndarray] | None = None
 ) -> Iterator[list[Key]]:
-    """Endless batches of `size` keys, over all ranks.
+    """Endless steps of `size` keys, over all ranks.
 
     Every image comes exactly once per epoch, or as often as `counts` says. Portrait and landscape images go to
     different batches, as padding costs time and memory; what is left of both at the end of an epoch shares a batch, and
@@ -38,7 +38,7 @@ def global_batches(
 
     Args:
         upright: (I,) bool, portrait images; all False for no grouping.
-        size: images per batch.
+        size: images per step.
         seed: of the order.
         counts: epoch → (I,) int, how often each image comes in it.
     """

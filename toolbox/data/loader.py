@@ -54,6 +54,7 @@ def training_loader(
     resize: Resize | None,
     transforms: Sequence[Transform] = (),
     batch: int,
+    micro_batch: int | None = None,
     seed: int,
     start_step: int = 0,
     steps: int | None = None,
@@ -67,15 +68,17 @@ def training_loader(
 ) -> Loader:
     """Batches of augmented images in an order that depends on the seed alone.
 
-    A step is one batch on each rank: batches of batch × world images are composed first and then cut by rank.
-    Augmentation draws from a generator keyed by (seed, epoch, image index), also which other image is pasted over one.
-    So batch `start_step` here is that of a run from 0.
+    The images of a step are composed first, and then cut into micro-batches, which the ranks take in turn: a step has
+    the same images, and the same micro-batches, for any number of ranks. Augmentation draws from a generator keyed by
+    (seed, epoch, image index, which of its repeats), also which other image is pasted over one. So step `start_step`
+    here is that of a run from 0.
 
     Args:
         dataset: images and objects.
         resize: network size, before the transforms; None keeps the image's own.
         transforms: augmentations in order.
-        batch: images per step on this rank.
+        batch: images per step, over all ranks.
+        micro_batch: images per batch that comes out; None for this rank's share of the step at once.
         seed: of order and augmentation.
         start_step: first step, after a restart.
         steps: last step + 1, counted from the start of the run; None for no end.
@@ -89,9 +92,13 @@ def training_loader(
     """
     if batch < 1 or not 0 <= rank < world:
         raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
+    micro_batch = micro_batch or batch // world
+    if micro_batch < 1 or batch % (micro_batch * world):
+        raise ValueError(f"batch ({batch}) is not a multiple of micro_batch ({micro_batch}) times world ({world})")
+    cuts = [slice(start, start + micro_batch) for start in range(rank * micro_batch, batch, micro_batch * world)]
     source = _Source(dataset, resize, tuple(transforms), seed, min_visible)
-    batches = _TrainingBatches(dataset, batch, seed, start_step, steps, rank, world, group_aspect, sampling)
-    left = None if steps is None else max(0, steps - start_step)
+    batches = _TrainingBatches(dataset, batch, cuts, seed, start_step, steps, group_aspect, sampling)
+    left = None if steps is None else max(0, steps - start_step) * len(cuts)
     return Loader(_data_loader(source, batches, workers, seed, pin_memory), left)
 
 
@@ -228,17 +235,16 @@ def _resized(view: View, resize: Resize | None, rng: np.random.Generator | None)
 
 
 class _TrainingBatches:
-    """The keys of this rank's batches, step by step."""
+    """The keys of this rank's micro-batches, step by step; `cuts` are its parts of a step's `batch` images."""
 
     def __init__(
         self,
         dataset: Dataset,
         batch: int,
+        cuts: list[slice],
         seed: int,
         start_step: int,
         steps: int | None,
-        rank: int,
-        world: int,
         group_aspect: bool,
         sampling: ImageSampling | None,
     ) -> None:
@@ -247,16 +253,16 @@ class _TrainingBatches:
         sizes = np.array([dataset.size(i) for i in range(len(dataset))])
         self.upright = (sizes[:, 0] > sizes[:, 1]) & group_aspect
         self.seed = seed
-        self.total = batch * world
-        self.mine = slice(rank * batch, (rank + 1) * batch)
+        self.batch = batch
+        self.cuts = cuts
         self.steps = (start_step, steps)
         self.counts = None if sampling is None else sampling.counts
 
     def __iter__(self) -> Iterator[list[Key]]:
         # Earlier steps are composed and thrown away: their order decides what is left for later ones, and costs
         # microseconds.
-        for keys in islice(global_batches(self.upright, self.total, self.seed, self.counts), *self.steps):
-            yield keys[self.mine]
+        for keys in islice(global_batches(self.upright, self.batch, self.seed, self.counts), *self.steps):
+            yield from (keys[cut] for cut in self.cuts)
 
 
 def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_memory: bool) -> DataLoader[Any]:
