@@ -190,6 +190,7 @@ class TrainConfig:
         compile: compile backbone and neck by `torch.compile`, once, for images of any size.
         activation_checkpointing: keep the inputs of the backbone's blocks only, and compute what is inside again for
             the gradient: less memory, more time, the same results.
+        sync_bn: live batch norms take their statistics over the images of all processes (where there are several).
         ema: decay of the averaged weights, or None.
     """
 
@@ -224,6 +225,7 @@ class TrainConfig:
     tf32: bool = True
     compile: bool = False
     activation_checkpointing: bool = False
+    sync_bn: bool = False
     ema: float | None = None
 
     def __post_init__(self) -> None:

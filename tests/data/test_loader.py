@@ -19,6 +19,7 @@ from toolbox.data.photometry import ColorJitter
 from toolbox.data.resize import Resize
 from toolbox.data.shapes import Shapes
 from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter
+from toolbox.engine.distributed import ALONE
 from toolbox.engine.job import Job
 from toolbox.errors import DataError
 from toolbox.registry import DATASETS, TRANSFORMS
@@ -250,12 +251,12 @@ def test_a_runs_min_visible_reaches_its_batches() -> None:
     def objects(min_visible: float) -> int:
         data = DataConfig(resize=None, min_visible=min_visible, workers=0)
         data.transforms.append(SimpleNamespace(build=lambda: RandomCrop(height=24, width=24)))
-        settings = SimpleNamespace(seed=0, steps=4)
+        settings = SimpleNamespace(batch=1, seed=0, steps=4)
         job = SimpleNamespace(
             config=SimpleNamespace(data=data, train=settings),
             train_set=Shapes(length=4, height=48, width=48, objects=(4, 6)),
             micro_batch=1,
-            accumulation=1,
+            ranks=ALONE,
             device=torch.device("cpu"),
         )
         return sum(int(batch.targets.valid.sum()) for batch in Job.batches(job, 0))

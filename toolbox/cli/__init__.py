@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import re
 import sys
 import traceback
@@ -151,6 +152,14 @@ def _blame(error: Exception) -> str | None:
     return f"plugin {frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}: {reason}{doing}"
 
 
+def _speaks() -> bool:
+    """Whether this process says what is wrong: under torchrun all meet the same wrong input, until they train."""
+    if os.environ.get("RANK", "0") == "0" or "LOCAL_RANK" not in os.environ:
+        return True
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `rcnn` and exit: 0 done, 2 wrong input, 1 our own fault or a failed run, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -168,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ToolboxError as error:
         if debug:
             traceback.print_exc()
-        else:
+        elif _speaks():
             typer.echo(str(error), err=True)
         sys.exit(2)
     except KeyboardInterrupt:

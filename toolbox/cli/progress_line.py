@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TextIO
 
+from toolbox.engine.distributed import ranks_of_environment
 from toolbox.engine.progress import Progress
 
 _REDRAW = 0.1  # seconds
@@ -66,6 +67,7 @@ class ProgressLine:
 def progress_line() -> Iterator[ProgressLine]:
     """A progress line on a terminal; the log's lines are then left to log.txt, except for warnings."""
     line = ProgressLine()
+    line.shown &= ranks_of_environment().first
     screens = [h for h in logging.getLogger("toolbox").handlers if type(h) is logging.StreamHandler]
     levels = [handler.level for handler in screens]
     if line.shown:

@@ -63,6 +63,7 @@ def train(
 
     precheck(config, overrides or ())
     from toolbox.cli.progress_line import progress_line
+    from toolbox.engine.distributed import ranks_of_environment
     from toolbox.engine.nonfinite import TrainingDiverged
     from toolbox.engine.train import train as run_training
     from toolbox.schema import load_config
@@ -80,6 +81,8 @@ def train(
         if progress.shown:  # elsewhere the log has said so
             typer.echo(f"stopped after step {result['step']} of {checked.train.steps}; go on with --resume", err=True)
         raise typer.Exit(130)
+    if not ranks_of_environment().first:
+        return
     if result["metrics"]:
         typer.echo(metrics_table(result["metrics"]))
     if result["stopped_early"]:
@@ -119,6 +122,7 @@ def evaluate(
     if source.suffix in (".yaml", ".yml"):
         precheck(source, overrides or ())
     from toolbox.cli.progress_line import progress_line
+    from toolbox.engine.distributed import taking_part
     from toolbox.engine.evaluate import evaluate as run_evaluation
     from toolbox.engine.job import device_of, open_dataset
     from toolbox.engine.run_folder import RunFolder
@@ -128,16 +132,20 @@ def evaluate(
     device = device_of(config)
     dataset = open_dataset(config, "val")
     _check(loaded, dataset, weights or source)
-    with progress_line() as progress:
+    with taking_part() as ranks, progress_line() as progress:
+        ranks.join(device)
         metrics = run_evaluation(
             loaded.model,
             dataset,
             resize=config.data.resize,
-            device=device,
+            device=ranks.device(device),
             workers=config.data.workers,
             max_detections=config.test.detections,
+            ranks=ranks,
             on_progress=progress,
         )
+    if not ranks.first:
+        return
     if source.is_dir() and not overrides and weights is None:
         RunFolder(source).write_evaluation(metrics)
     typer.echo(metrics_table(metrics))

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 
@@ -30,7 +30,9 @@ def prepare_worker(number: int) -> None:
     cv2.setNumThreads(0)  # one thread per worker; the workers are the parallelism
     if os.name == "posix":
         _heed_only_the_parent()
-        _die_with_the_parent()
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            die_with_parent(parent.is_alive)  # torch's own watch only looks between two batches
 
 
 @contextlib.contextmanager
@@ -67,12 +69,11 @@ def _wait_for(parent: int | None) -> None:
             os._exit(0)
 
 
-def _die_with_the_parent() -> None:
-    """Have the system kill this process when the parent is killed; torch's own watch only looks between two batches."""
-    parent = multiprocessing.parent_process()
-    if parent is None or not sys.platform.startswith("linux"):
+def die_with_parent(alive: Callable[[], bool]) -> None:
+    """Have the system kill this process when its parent is killed; `alive` says whether it still lives."""
+    if not sys.platform.startswith("linux"):
         return
     with contextlib.suppress(OSError, AttributeError):  # a libc without prctl
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if not parent.is_alive():  # it was killed before the call
+    if not alive():  # it was killed before the call
         os._exit(1)

@@ -33,7 +33,7 @@ def announce(job: Job) -> None:
         _amount(trained),
         f" (freeze: {', '.join(settings.freeze)})" if settings.freeze else "",
     )
-    micro = f" in micro-batches of {job.micro_batch}" if job.accumulation > 1 else ""
+    micro = f" in micro-batches of {job.micro_batch}" if job.accumulation > 1 or job.ranks.size > 1 else ""
     sampling = sampling_of(job.config, job.train_set)
     epoch = len(job.train_set) if sampling is None else sampling.images_per_epoch
     if sampling is not None:
@@ -78,8 +78,12 @@ def _device(job: Job) -> str:
     precision = "float32" if job.autocast is None else str(job.autocast).removeprefix("torch.")
     if job.device.type == "cuda":
         exact = " and TF32" if job.config.train.tf32 and job.autocast is None else ""
-        return f"device {job.device} ({torch.cuda.get_device_name(job.device)}), {precision}{exact}"
-    return f"device {job.device}, {counted(torch.get_num_threads(), 'thread')}, {precision}"
+        return f"device {job.device} ({torch.cuda.get_device_name(job.device)}){_processes(job)}, {precision}{exact}"
+    return f"device {job.device}{_processes(job)}, {counted(torch.get_num_threads(), 'thread')}, {precision}"
+
+
+def _processes(job: Job) -> str:
+    return "" if job.ranks.size == 1 else f" in each of {job.ranks.size} processes"
 
 
 def contents(dataset: Dataset) -> str:

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Step:
 
     Attributes:
         step: its number, from 0.
-        seed, rank: with the number, all random states: `seed_step`.
+        seed, rank, world: with the number, all random states: `seed_step` of each micro-batch.
         reason: whether a loss or the gradient's norm was not finite.
         losses: of the step, the mean over its images.
         gradient_norm: before clipping; None where it was not known.
@@ -60,6 +61,7 @@ class Step:
     step: int
     seed: int
     rank: int
+    world: int
     reason: str
     losses: dict[str, float]
     gradient_norm: float | None
@@ -110,12 +112,12 @@ def look_again(
         dtype: of autocast; None for float32.
     """
 
-    def losses_of(batch: Batch) -> Mapping[str, Tensor]:
+    def losses_of(turn: int, batch: Batch) -> Mapping[str, Tensor]:
+        seed_step(step.seed, step.step, turn * step.world + step.rank)
         with autocast(device, dtype):
             return model(batch.images, batch.targets)
 
-    parts = [(lambda batch=batch: losses_of(batch), share) for batch, share in zip(batches, step.shares, strict=True)]
-    seed_step(step.seed, step.step, step.rank)
+    parts = [(partial(losses_of, *turn), share) for turn, share in zip(enumerate(batches), step.shares, strict=True)]
     return observe(model, parts, loss_scale=step.loss_scale if dtype is not None else 1.0)
 
 
@@ -316,6 +318,7 @@ def _read_step(told: Mapping[str, Any]) -> Step:
             "step": int(given["step"]),
             "seed": int(given["seed"]),
             "rank": int(given["rank"]),
+            "world": int(given["world"]),
             "losses": _floats(given["losses"]),
             "gradient_norm": None if norm is None else float(norm),
             "lr": float(given["lr"]),

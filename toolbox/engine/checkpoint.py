@@ -137,9 +137,12 @@ def _why_unreadable(path: Path) -> str:
     return f"the checkpoint is damaged or cut short; {again}{use}"
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed torch (on every device), numpy and Python from (seed, step, rank); step -1 is before the first."""
-    torch_seed, numpy_seed, python_seed = np.random.SeedSequence([seed, step + 1, rank]).generate_state(3, np.uint64)
+def seed_step(seed: int, step: int, part: int = 0) -> None:
+    """Seed torch (on every device), numpy and Python from (seed, step, part); step -1 is before the first.
+
+    A step's parts are its micro-batches, so that they are the same whichever process takes them.
+    """
+    torch_seed, numpy_seed, python_seed = np.random.SeedSequence([seed, step + 1, part]).generate_state(3, np.uint64)
     torch.manual_seed(int(torch_seed >> np.uint64(1)))  # torch takes signed 64-bit seeds
     np.random.seed(int(numpy_seed & np.uint64(0xFFFFFFFF)))
     random.seed(int(python_seed))

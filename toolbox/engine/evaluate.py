@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from toolbox.data.interfaces import Dataset
 from toolbox.data.loader import evaluation_loader
 from toolbox.data.resize import Resize
 from toolbox.engine.coco_metrics import Kind, coco_metrics, coco_results, records_of
+from toolbox.engine.distributed import ALONE, Ranks
 from toolbox.engine.progress import Heartbeat, OnProgress, Progress
 from toolbox.errors import DataError
 from toolbox.structures import Skeleton
@@ -21,6 +23,10 @@ from toolbox.structures import Skeleton
 logger = logging.getLogger("toolbox")
 
 _SHOWN = 30  # class names in a message
+
+
+class Interrupted(Exception):
+    """An evaluation was given up."""
 
 
 def evaluate(
@@ -32,9 +38,13 @@ def evaluate(
     batch: int = 1,
     workers: int = 0,
     max_detections: int = 100,
+    ranks: Ranks = ALONE,
+    interrupted: Callable[[], bool] = lambda: False,
     on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Run a detector over a data set and compare with its ground truth.
+
+    Several processes take turns by image, and all of them get the metrics of the whole.
 
     Args:
         detector: has `predict`, as RCNN; its labels are the data set's.
@@ -44,33 +54,61 @@ def evaluate(
         batch: images that go through the network together.
         workers: loader processes.
         max_detections: of the detector per image; above 100, the metrics at that number are added.
+        ranks: this process among those that evaluate together.
+        interrupted: asked after every batch whether to give up.
         on_progress: called after every batch.
+
+    Raises:
+        Interrupted: `interrupted` said so, in any process.
 
     Returns:
         COCO's numbers by name, with `per_class`, under `bbox`, and under `segm` and `keypoints` where both the detector
         and the ground truth have them.
     """
-    loader = evaluation_loader(dataset, resize=resize, batch=batch, workers=workers, pin_memory=device.type == "cuda")
+    loader = evaluation_loader(
+        dataset,
+        resize=resize,
+        batch=batch,
+        workers=workers,
+        rank=ranks.rank,
+        world=ranks.size,
+        pin_memory=device.type == "cuda",
+    )
     training = detector.training
     predict: Any = detector.predict
     detector.to(device).eval()
-    results: list[dict[str, Any]] = []
+    results: list[list[dict[str, Any]]] = []  # by image
     predicted: set[Kind] = {"bbox"}
-    done, heartbeat = 0, Heartbeat("evaluating", len(dataset))
+    done, stopped, heartbeat = 0, False, Heartbeat("evaluating", len(dataset))
     try:
         with torch.inference_mode():
             for images in loader:
                 found = predict(images.images, images.original_sizes, images.image_ids)
-                results += coco_results(found, dataset.category_ids)
+                results += [coco_results([one], dataset.category_ids) for one in found]
                 predicted |= {"segm"} if any(d.masks is not None for d in found) else set()
                 predicted |= {"keypoints"} if any(d.keypoints is not None for d in found) else set()
-                done += len(images)
+                done = min(done + len(images) * ranks.size, len(dataset))
                 heartbeat(done)
                 if on_progress is not None:
                     on_progress(Progress("eval", done, len(dataset)))
+                stopped = interrupted()
+                if stopped:
+                    break
     finally:
         detector.train(training)
-    return _metrics(dataset, results, predicted, max_detections)
+    if ranks.any(stopped):
+        raise Interrupted
+    shares = ranks.gather((results, predicted))
+    return ranks.from_first(_metrics_of_all(dataset, shares, max_detections) if ranks.first else {})
+
+
+def _metrics_of_all(
+    dataset: Dataset, shares: Sequence[tuple[list[list[dict[str, Any]]], set[Kind]]], max_detections: int
+) -> dict[str, Any]:
+    """Metrics of what the processes found, who took the images in turn."""
+    by_turn = zip_longest(*(results for results, _ in shares), fillvalue=[])
+    results = [record for turn in by_turn for image in turn for record in image]
+    return _metrics(dataset, results, set().union(*(predicted for _, predicted in shares)), max_detections)
 
 
 def metrics_of_nothing(dataset: Dataset, kind: Kind, *, max_detections: int = 100) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from toolbox.accumulation import accumulation
 from toolbox.data.counts import count_objects, labels_by_image
@@ -17,6 +18,7 @@ from toolbox.data.sampling import ImageSampling
 from toolbox.data.spot_checks import warn_of_shared_images
 from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
+from toolbox.engine.distributed import ALONE, Ranks
 from toolbox.engine.early_stopping import Patience, check_watched
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
@@ -25,6 +27,7 @@ from toolbox.engine.nonfinite import BlackBox
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.precision import choose_precision
 from toolbox.engine.run_folder import RunFolder
+from toolbox.engine.sync_norm import synchronise
 from toolbox.errors import ConfigError, DataError, DeviceError, Problem
 from toolbox.inference.metadata import model_metadata
 from toolbox.inference.predictor import choose_device
@@ -44,11 +47,13 @@ class Job:
     Attributes:
         config: the checked config.
         folder: where it is kept.
+        ranks: this process among those of the run.
         device: where it computes.
         autocast: type to compute in, or None for float32.
         train_set: images to train on.
         val_set: images to evaluate on, or None.
         state: what changes, and is kept in checkpoints.
+        network: the state's model as it is called in training; it joins the gradients of all processes.
         schedule: factor on the learning rate by step.
         black_box: what is kept in case that a step goes wrong.
         patience: when the run ends early.
@@ -56,11 +61,13 @@ class Job:
 
     config: Config
     folder: RunFolder
+    ranks: Ranks
     device: torch.device
     autocast: torch.dtype | None
     train_set: Dataset
     val_set: Dataset | None
     state: TrainingState
+    network: nn.Module
     schedule: Schedule
     patience: Patience = field(default_factory=lambda: Patience(None))
     black_box: BlackBox = field(init=False)
@@ -70,13 +77,13 @@ class Job:
 
     @property
     def micro_batch(self) -> int:
-        """Images per backward pass."""
-        return accumulation(self.config.train.batch, self.config.train.micro_batch).micro_batch
+        """Images per process and backward pass."""
+        return accumulation(self.config.train.batch, self.config.train.micro_batch, self.ranks.size).micro_batch
 
     @property
     def accumulation(self) -> int:
-        """Backward passes per optimizer step."""
-        return accumulation(self.config.train.batch, self.config.train.micro_batch).passes
+        """Backward passes per process and optimizer step."""
+        return accumulation(self.config.train.batch, self.config.train.micro_batch, self.ranks.size).passes
 
     def lr(self, step: int) -> float:
         """Learning rate of the optimizer step number `step`, from 0; groups with an `lr_scale` multiply it."""
@@ -95,6 +102,8 @@ class Job:
             start_step=start,
             steps=settings.steps,
             workers=data.workers,
+            rank=self.ranks.rank,
+            world=self.ranks.size,
             group_aspect=data.group_by_aspect,
             min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
@@ -110,16 +119,18 @@ class Job:
         save_model(self.folder.model, self.state.best_weights(), metadata)
 
 
-def prepare(config: Config, folder: RunFolder) -> Job:
+def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
     """Build data sets, detector, optimizer and schedule; the weights depend on the seed alone.
 
     Raises:
         ToolboxError: what a config or its data can have wrong.
     """
     settings = config.train
-    keep_files(config.plugins, folder.path)
-    device = device_of(config)
+    if ranks.first:
+        keep_files(config.plugins, folder.path)
+    device = device_of(config, ranks)
     dtype = precision_of(config, device)
+    check_shares(config, ranks.size)
     train_set = open_dataset(config, "train")
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     check_data(config, train_set, val_set)
@@ -130,20 +141,25 @@ def prepare(config: Config, folder: RunFolder) -> Job:
 
     seed_step(settings.seed, -1)  # the moment before the first step
     model = build_detector(config, **known)
+    if settings.sync_bn:
+        _synchronise(config, model)
     # Maps are channels-last, and weights of another layout would be converted at every call.
     model.to(device).to(memory_format=torch.channels_last).train()
     apply_switches(config, model)
     optimizer = build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    ranks.join(device)  # only now, so that all processes have met what is wrong with the config, and one says so
     ema = None if settings.ema is None else AveragedWeights(model, settings.ema)
     return Job(
         config=config,
         folder=folder,
+        ranks=ranks,
         device=device,
         autocast=dtype,
         train_set=train_set,
         val_set=val_set,
         state=TrainingState(model, optimizer, scaler, ema),
+        network=ranks.wrapped(model),
         schedule=settings.schedule.build(steps=settings.steps),
     )
 
@@ -207,14 +223,33 @@ def known_of(train_set: Dataset) -> dict[str, Any]:
     return {"classes": train_set.classes, "skeleton": train_set.skeleton, "channels": channels_of(train_set)}
 
 
-def device_of(config: Config) -> torch.device:
-    """The device of `train.device`.
+def _synchronise(config: Config, model: nn.Module) -> None:
+    try:
+        synchronise(model)
+    except ValueError as error:
+        raise ConfigError([config.plan["train"].problem(str(error), "sync_bn")]) from error
+
+
+def check_shares(config: Config, processes: int) -> None:
+    """See that a step's images can be shared among the processes of a run.
+
+    Raises:
+        ConfigError: they cannot, with the numbers that fit.
+    """
+    try:
+        accumulation(config.train.batch, config.train.micro_batch, processes)
+    except ValueError as error:
+        raise ConfigError([config.plan["train"].problem(str(error), "batch")]) from error
+
+
+def device_of(config: Config, ranks: Ranks = ALONE) -> torch.device:
+    """The device of `train.device` for this process.
 
     Raises:
         DeviceError: it is not there, at its place in the config.
     """
     try:
-        return choose_device(config.train.device, instead="train.device=cpu")
+        return ranks.device(choose_device(config.train.device, instead="train.device=cpu"))
     except DeviceError as error:
         raise DeviceError(str(config.plan["train"].problem(str(error), "device"))) from error
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from toolbox.data.interfaces import channels_of
 from toolbox.engine.capsule import Capsule, Step, look_again, save_capsule
@@ -85,15 +85,6 @@ def all_finite(values: Iterable[float]) -> bool:
     return all(map(math.isfinite, values))
 
 
-def finite_everywhere(finite: bool, device: torch.device) -> bool:
-    """Whether it is `finite` on every rank; all of them get the same answer, so that all do the same."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return finite
-    bad = torch.tensor(float(not finite), device=device)
-    distributed.all_reduce(bad, distributed.ReduceOp.MAX)
-    return not bad.item()
-
-
 def nonfinite_weights(model: nn.Module) -> list[str]:
     """Names of the weights and buffers that are not finite."""
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
@@ -149,12 +140,13 @@ def _record(job: Job, step: int, batches: Sequence[Batch], losses: Mapping[str, 
     return Step(
         step=step,
         seed=settings.seed,
-        rank=_rank(),
+        rank=job.ranks.rank,
+        world=job.ranks.size,
         reason="gradient" if all_finite(losses.values()) else "loss",
         losses=dict(losses),
         gradient_norm=norm,
         lr=job.lr(step),
-        shares=[len(batch) / settings.batch for batch in batches],
+        shares=[len(batch) * job.ranks.size / settings.batch for batch in batches],
         device=torch.cuda.get_device_name(job.device) if on_gpu else job.device.type,
         autocast=None if job.autocast is None else str(job.autocast).removeprefix("torch."),
         loss_scale=job.state.scaler.get_scale() if job.state.scaler.is_enabled() else 1.0,
@@ -177,7 +169,7 @@ def _keep_capsule(job: Job, record: Step, batches: Sequence[Batch]) -> list[str]
     Returns:
         What is to be told of it.
     """
-    setbacks, model = job.state.setbacks, _inner(job.state.model)
+    setbacks, model = job.state.setbacks, job.state.model
     if setbacks.capsules >= MOST_CAPSULES:
         setbacks.unwritten += 1
         return [f"no capsule is written, for {MOST_CAPSULES} are kept already ({setbacks.unwritten} steps without one)"]
@@ -192,7 +184,7 @@ def _keep_capsule(job: Job, record: Step, batches: Sequence[Batch]) -> list[str]
         record.notes.append(f"the step could not be looked at again: {told(error)}")
         said += record.notes
     job.black_box.restore_buffers()  # that was one more forward pass
-    if _at_another_rank(seen):
+    if job.ranks.size > 1 and seen is not None and not seen.bad_losses and seen.first_gradient is None:
         return [*said, "another rank writes the capsule"]
     suffix = f"_rank_{record.rank}" if record.rank else ""
     path = job.folder.capsules / f"step_{record.step + 1:06}{suffix}.safetensors"
@@ -207,17 +199,11 @@ def _keep_capsule(job: Job, record: Step, batches: Sequence[Batch]) -> list[str]
     return said
 
 
-def _at_another_rank(seen: Observation | None) -> bool:
-    """Whether the fault lies with another rank: here, all was finite."""
-    alone = not (distributed.is_available() and distributed.is_initialized())
-    return not alone and seen is not None and not seen.bad_losses and seen.first_gradient is None
-
-
 def _roll_back(job: Job, said: str) -> None:
     """Take the state of the last scheduled checkpoint, but for the counts and what was logged."""
     state, setbacks, folder = job.state, job.state.setbacks, job.folder
     try:
-        earlier = load_checkpoint(folder.good)
+        earlier = job.ranks.from_first(load_checkpoint(folder.good) if job.ranks.first else {})
         returns = 1 + (setbacks.rolled_back if setbacks.rolled_to == earlier["step"] else 0)
         if returns > MOST_RETURNS:
             again = f"The run was rolled back to the state after step {earlier['step']} {MOST_RETURNS} times"
@@ -278,15 +264,6 @@ def _first(names: Sequence[str]) -> str:
 
 def _ids(batches: Sequence[Batch]) -> list[int]:
     return [image_id for batch in batches for image_id in batch.image_ids]
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The model itself: its second look sends no gradients to other ranks, and has the names of a checkpoint."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:

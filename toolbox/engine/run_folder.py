@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +37,9 @@ CHANGEABLE = (
     "data.workers",
     "plugins",
 )
+
+
+_DYING = 10.0  # seconds
 
 
 class RunLocked(ToolboxError):
@@ -198,17 +202,38 @@ class RunFolder:
 def _lock(file: IO[str], path: Path) -> None:
     if fcntl is None:
         return
+    deadline = time.monotonic() + _DYING
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            # The loader's workers of a killed process hold its lock for the moment in which they die.
+            if _is_dead(owner) and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise RunLocked(
+                f"{path}: another process (pid {owner}) is writing this run; "
+                "wait for it, stop it, or name another folder with --run"
+            ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s); see that no other process writes this run", path, error)
+        return
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether `<pid> on <host>` is a process of this machine that is no more."""
+    pid, _, host = owner.partition(" on ")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        raise RunLocked(
-            f"{path}: another process (pid {owner}) is writing this run; "
-            "wait for it, stop it, or name another folder with --run"
-        ) from None
-    except OSError as error:  # some network file systems have no locks
-        logger.warning("%s: cannot be locked (%s); see that no other process writes this run", path, error)
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import torch
 from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
+from toolbox.engine.distributed import restarted, taking_part
 from toolbox.engine.early_stopping import Patience
-from toolbox.engine.evaluate import evaluate
+from toolbox.engine.evaluate import Interrupted, evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
 from toolbox.engine.nonfinite import (
     TrainingDiverged,
     all_finite,
-    finite_everywhere,
     keep_as_good,
     nonfinite_weights,
     on_nonfinite,
@@ -68,65 +69,81 @@ def train(
         TrainingDiverged: a loss is not finite, and `train.on_nonfinite` says to stop, or has gone on too often.
     """
     precision_of(config, device_of(config))  # before anything is written
-    folder = run if isinstance(run, RunFolder) else RunFolder(run)
-    with folder.opened(config.to_yaml(), resume=resume), _stop_signals() as stop, tf32(config.train.tf32):
-        job = prepare(config, folder)
+    folder, resume = run if isinstance(run, RunFolder) else RunFolder(run), resume or restarted()
+    with taking_part() as ranks, folder.opened(config.to_yaml(), resume=resume) if ranks.first else nullcontext():
+        job = prepare(config, folder, ranks)
         announce(job)
-        state, settings = job.state, config.train
-        if resume and folder.checkpoint.exists():
-            state.load_state_dict(load_checkpoint(folder.checkpoint), str(folder.checkpoint))
-            logger.info("resuming after step %d of %d", state.step, settings.steps)
-        folder.rewind_metrics(state.step)
-        if settings.on_nonfinite == "roll_back":
-            ready_to_roll_back(job, scheduled=_scheduled(job, state.step))
+        if resume:
+            _go_on(job)
+        if ranks.first and config.train.on_nonfinite == "roll_back":
+            ready_to_roll_back(job, scheduled=_scheduled(job, job.state.step))
+        with _stop_signals() as stop, tf32(config.train.tf32):
+            return _run(job, stop, on_progress)
 
-        metrics: dict[str, Any] | None = None
-        job.patience = Patience(settings.early_stopping, folder.records())
-        finished = state.step == settings.steps or job.patience.verdict is not None
-        with contextlib.suppress(Stopped):
-            if (
-                0 < state.step < settings.steps
-                and _evaluation_due(job, state.step)
-                and not folder.evaluated(state.step)
-            ):
-                metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
-            first, batches = state.step + 1, job.batches(start=state.step)
-            for done in range(first, settings.steps + 1):
-                if job.patience.verdict is not None:
-                    logger.info("early stopping after step %d: %s", state.step, job.patience.verdict)
-                    finished = True
-                    break
-                optimizer_step(job, done - 1, batches, state.window)
-                finished = done == settings.steps
-                record: dict[str, Any] = {}
-                if not state.window.steps:
-                    pass  # all steps since the last line were skipped: the next line tells of those that were not
-                elif finished or done % settings.log_every == 0:
-                    record, state.window = _log(job, state.window), Window()
-                elif done == first:
-                    pace = (state.window.seconds - state.window.waited) / state.window.steps
-                    _say(job, _record(job, state.window), pace)  # without the wait: the loader was starting up
-                if on_progress is not None:
-                    on_progress(Progress("train", done, settings.steps, record))
-                evaluating = _evaluation_due(job, done)
-                if _scheduled(job, done) or stop.is_set():
-                    _save(job, last=finished or stop.is_set())
-                if stop.is_set():
-                    raise Stopped
-                if evaluating:
-                    metrics = _evaluate(job, stop, on_progress)
-            if metrics is None:  # a run that had done all its steps, resumed
+
+def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dict[str, Any]:
+    """Do the steps that are left."""
+    state, settings, ranks = job.state, job.config.train, job.ranks
+    metrics: dict[str, Any] | None = None
+    job.patience = Patience(settings.early_stopping, ranks.from_first(job.folder.records() if ranks.first else []))
+    finished = state.step == settings.steps or job.patience.verdict is not None
+    with contextlib.suppress(Stopped):
+        if 0 < state.step < settings.steps and _evaluation_due(job, state.step) and not _evaluated(job):
+            metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
+        first, batches = state.step + 1, job.batches(start=state.step)
+        for done in range(first, settings.steps + 1):
+            if job.patience.verdict is not None:
+                logger.info("early stopping after step %d: %s", state.step, job.patience.verdict)
+                finished = True
+                break
+            optimizer_step(job, done - 1, batches, state.window)
+            finished = done == settings.steps
+            record: dict[str, Any] = {}
+            if not state.window.steps:
+                pass  # all steps since the last line were skipped: the next line tells of those that were not
+            elif finished or done % settings.log_every == 0:
+                record, state.window = _log(job, state.window), Window()
+            elif done == first:
+                pace = (state.window.seconds - state.window.waited) / state.window.steps
+                _say(job, _record(job, state.window), pace)  # without the wait: the loader was starting up
+            if on_progress is not None:
+                on_progress(Progress("train", done, settings.steps, record))
+            evaluating, stopping = _evaluation_due(job, done), ranks.any(stop.is_set())
+            if ranks.first and (_scheduled(job, done) or stopping):
+                _save(job, last=finished or stopping)
+            if stopping:
+                stop.set()
+                raise Stopped
+            if evaluating:
                 metrics = _evaluate(job, stop, on_progress)
-        if stop.is_set():
-            logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, folder.resumed_by)
-        elif str(state.setbacks):
-            logger.warning("the loss was not always finite: %s", state.setbacks)
-        return {
-            "step": state.step,
-            "finished": finished and not stop.is_set(),
-            "metrics": metrics,
-            "stopped_early": job.patience.verdict if state.step < settings.steps else None,
-        }
+        if metrics is None:  # a run that had done all its steps, resumed
+            metrics = _evaluate(job, stop, on_progress)
+    if stop.is_set():
+        logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, job.folder.resumed_by)
+    elif str(state.setbacks):
+        logger.warning("the loss was not always finite: %s", state.setbacks)
+    return {
+        "step": state.step,
+        "finished": finished and not stop.is_set(),
+        "metrics": metrics,
+        "stopped_early": job.patience.verdict if state.step < settings.steps else None,
+    }
+
+
+def _go_on(job: Job) -> None:
+    """Take over the state of the run's last checkpoint. The first process reads it for all."""
+    file, state = job.folder.checkpoint, job.state
+    kept = job.ranks.from_first(load_checkpoint(file) if job.ranks.first and file.exists() else None)
+    if kept is not None:
+        state.load_state_dict(kept, str(file))
+        logger.info("resuming after step %d of %d", state.step, job.config.train.steps)
+    if job.ranks.first:
+        job.folder.rewind_metrics(state.step)
+
+
+def _evaluated(job: Job) -> bool:
+    """Whether the evaluation after the present step is on record."""
+    return job.ranks.from_first(job.ranks.first and job.folder.evaluated(job.state.step))
 
 
 def _save(job: Job, *, last: bool) -> None:
@@ -150,7 +167,7 @@ def _save(job: Job, *, last: bool) -> None:
 
 
 def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window) -> None:
-    """Train on `train.batch` images: one optimizer step, one or more backward passes.
+    """Train on `train.batch` images: one optimizer step, one or more backward passes in each process.
 
     The loss is the mean over the images. What a head divides by a count over its micro-batch (sampled regions,
     joints) is therefore weighed by micro-batch, not by the step's total.
@@ -162,36 +179,39 @@ def optimizer_step(job: Job, step: int, batches: Iterator[Batch], window: Window
         window: is told what happened.
     """
     began = time.perf_counter()
-    state = job.state
-    seed_step(job.config.train.seed, step)
+    state, ranks = job.state, job.ranks
     for group in state.optimizer.param_groups:
         group["lr"] = job.lr(step) * group.get("lr_scale", 1.0)
     state.optimizer.zero_grad(set_to_none=True)
     job.black_box.keep_buffers()
 
     waited, batches_of_step, reads = 0.0, [], []
-    for _ in range(job.accumulation):
+    for turn in range(job.accumulation):
         asked = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - asked
         batches_of_step.append(batch)
-        with autocast(job.device, job.autocast):
-            losses = state.model(batch.images, batch.targets)
-        share = len(batch) / job.config.train.batch
-        # The copy is queued before the backward pass, so that reading it does not wait for that.
-        reads.append((tuple(losses), share, read_later(torch.stack([x.detach().float() for x in losses.values()]))))
-        state.scaler.scale(sum(losses.values()) * share).backward()
+        # In the order in which micro-batches are cut from a step: the same draws for any number of processes.
+        seed_step(job.config.train.seed, step, turn * ranks.size + ranks.rank)
+        share = len(batch) * ranks.size / job.config.train.batch  # of this process's images; the gradients are averaged
+        with ranks.joining_gradients(job.network, last=turn == job.accumulation - 1):
+            with autocast(job.device, job.autocast):
+                losses = job.network(batch.images, batch.targets)
+            # The copy is queued before the backward pass, so that reading it does not wait for that.
+            reads.append((tuple(losses), share, read_later(torch.stack([x.detach().float() for x in losses.values()]))))
+            state.scaler.scale(sum(losses.values()) * share).backward()
 
     means: Counter[str] = Counter()
     for names, share, read in reads:
         for name, value in zip(names, read(), strict=True):
             means[name] += value * share  # type: ignore[assignment]
-    norm = _clip(job) if all_finite(means.values()) else None
-    if finite_everywhere(all_finite(means.values()) and all_finite([norm or 0.0]), job.device):
+    overall = ranks.mean(means)
+    norm = _clip(job) if all_finite(overall.values()) else None
+    if all_finite(overall.values()) and all_finite([norm or 0.0]):  # alike in all processes
         _update_weights(job, step)
-        seconds = time.perf_counter() - began
-        window.add(means, images=sum(map(len, batches_of_step)), seconds=seconds, waited=waited, norm=norm)
-        job.black_box.recent.append({"step": step + 1, "losses": dict(means), "lr": job.lr(step)})
+        images, seconds = sum(map(len, batches_of_step)) * ranks.size, time.perf_counter() - began
+        window.add(overall, images=images, seconds=seconds, waited=waited, norm=norm)
+        job.black_box.recent.append({"step": step + 1, "losses": overall, "lr": job.lr(step)})
     else:
         on_nonfinite(job, step, batches_of_step, means, norm)
     state.step = step + 1
@@ -221,6 +241,7 @@ def _update_weights(job: Job, step: int) -> None:
     state = job.state
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    job.ranks.share_buffers(state.model)
     if state.ema is not None:
         state.ema.update(state.model, step)
     state.setbacks.in_a_row = 0
@@ -238,6 +259,8 @@ def _scheduled(job: Job, done: int) -> bool:
 
 def _log(job: Job, window: Window) -> dict[str, Any]:
     record = _record(job, window)
+    if not job.ranks.first:
+        return record
     job.folder.append_metrics(record)
     _say(job, record, window.seconds / window.steps)
     return record
@@ -272,27 +295,35 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
         return {}
 
     def watch(progress: Progress) -> None:
-        if stop.is_set():
+        if stop.is_set() and job.ranks.size == 1:  # else the others would wait for this one
             raise Stopped
         if on_progress is not None:
             on_progress(progress)
 
     state, data = job.state, job.config.data
-    with contextlib.nullcontext() if state.ema is None else state.ema.applied(state.model):
-        metrics = evaluate(
-            state.model,
-            job.val_set,
-            resize=data.resize,
-            device=job.device,
-            workers=data.workers,
-            max_detections=job.config.test.detections,
-            on_progress=watch,
-        )
+    with nullcontext() if state.ema is None else state.ema.applied(state.model):
+        try:
+            metrics = evaluate(
+                state.model,
+                job.val_set,
+                resize=data.resize,
+                device=job.device,
+                workers=data.workers,
+                max_detections=job.config.test.detections,
+                ranks=job.ranks,
+                interrupted=stop.is_set,
+                on_progress=on_progress,
+            )
+        except Interrupted:
+            stop.set()  # another process may have been asked
+            raise Stopped from None
+        watched = job.patience.see(state.step, metrics)
+        if not job.ranks.first:
+            return metrics
         losses = _validation_losses(job, watch)
         draw_dataset(state.model, job.val_set, job.folder.pictures, resize=data.resize, device=job.device)
     job.folder.write_evaluation(metrics)
     summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-    watched = job.patience.see(state.step, metrics)
     job.folder.append_metrics({"step": state.step, "eval": summary, **losses, **watched})
     listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
     if losses:

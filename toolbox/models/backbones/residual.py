@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from toolbox.models.heads.layers import group_norm
@@ -16,7 +17,7 @@ LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 def conv_norm(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
     """Convolution and norm; fixed statistics are folded into the weights, which saves a pass over the activations."""
-    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
+    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, _BatchNorm) and not norm.training)
     if not fixed:
         return norm(convolution(x))
     scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()

@@ -1,0 +1,74 @@
+"""Batch norm over the images of all processes: torch's on a GPU, and the same on the CPU, where torch has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, which refuses tensors on the CPU; there the sums go round by gloo."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, …) → the same shape."""
+        together = self.training and dist.is_initialized() and dist.get_world_size() > 1
+        if not together or input.device.type != "cpu":
+            return super().forward(input)
+        over, shape = [0, *range(2, input.ndim)], (1, -1, *(1,) * (input.ndim - 2))
+        count = _SumOverRanks.apply(input.new_tensor(input.numel() / input.shape[1]))
+        mean = _SumOverRanks.apply(input.sum(over)) / count
+        centred = input - mean.view(shape)
+        variance = _SumOverRanks.apply(centred.square().sum(over)) / count
+        self._follow(mean.detach(), (variance * count / (count - 1)).detach())
+        normal = centred * (variance + self.eps).rsqrt().view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards this step's, (C,) each."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean, rate)
+        self.running_var.lerp_(variance, rate)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # Every process's loss depends on every process's share of the sum.
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def synchronise(model: nn.Module) -> None:
+    """Replace a model's live batch norms; parameters, buffers and state-dict names stay, and frozen ones as well.
+
+    Raises:
+        ValueError: it has batch norms that do more than normalise, as some of timm's networks.
+    """
+    for parent in list(model.modules()):
+        for name, norm in list(parent.named_children()):
+            if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, SyncBatchNorm):
+                continue
+            if type(norm) not in _BATCH_NORMS:
+                kind = type(norm).__name__
+                raise ValueError(f"sync_bn cannot take {kind}'s place; use a network of other norms, or sync_bn: false")
+            together = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+            together.weight, together.bias = norm.weight, norm.bias
+            together.running_mean, together.running_var = norm.running_mean, norm.running_var
+            together.num_batches_tracked = norm.num_batches_tracked
+            together.train(norm.training)
+            setattr(parent, name, together)
