@@ -114,9 +114,21 @@ def test_a_benchmark_is_run_with_what_is_passed_on(capfd: pytest.CaptureFixture[
     assert "usage: ops.py" in capfd.readouterr().out
 
 
+def test_options_of_a_benchmark_need_no_dashes_before_them(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("toolbox.cli.bench.FOLDER", tmp_path)
+    (tmp_path / "ops.py").write_text("import sys; print(sys.argv[1:])")
+    assert run("bench", "ops", "first", "--repeats", "3", "-k", "--size=4") == 0
+    printed = capfd.readouterr()
+    assert printed.out.strip() == "['first', '--repeats', '3', '-k', '--size=4']"
+    assert printed.err.strip() == "RoI operations beside torchvision's: about five minutes"
+    assert run("train", "a.yaml", "--repeats", "3") == 2  # another command knows its options
+
+
 def test_an_unknown_benchmark_suggests(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "opps") == 2
-    assert "no benchmark 'opps'; did you mean 'ops'? (benchmarks: ops, " in capsys.readouterr().err
+    assert "no benchmark 'opps'; did you mean 'ops'? (benchmarks: data, " in capsys.readouterr().err
 
 
 def test_benchmarks_that_were_not_installed_say_where_they_are(

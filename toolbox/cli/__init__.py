@@ -31,12 +31,14 @@ class Command:
         module: module of the package `toolbox.cli`; where it does not exist, neither does the command.
         function: in that module; or a `typer.Typer` for a command with subcommands.
         summary: its line in `rcnn --help`.
+        passes_on: options that it does not know are arguments, for a script that it runs.
     """
 
     name: str
     module: str
     function: str
     summary: str
+    passes_on: bool = False
 
     @property
     def exists(self) -> bool:
@@ -54,7 +56,7 @@ COMMANDS = (
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
     Command("list", "components", "list_components", "Components, their arguments and defaults."),
-    Command("bench", "bench", "bench", "Measure speed, ours beside the peers'."),
+    Command("bench", "bench", "bench", "Measure speed, ours beside the peers'.", passes_on=True),
     Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),
     Command("plugin", "plugin", "app", "Start a plugin of your own."),
     Command("weights", "weights", "app", "Take over detectors of other projects, or give them one."),
@@ -75,7 +77,8 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=command.name, help=command.summary)
         else:
-            app.command(command.name, short_help=command.summary)(function)
+            settings = {"ignore_unknown_options": command.passes_on}
+            app.command(command.name, short_help=command.summary, context_settings=settings)(function)
     return app
 
 

@@ -144,7 +144,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
         masks=InstanceMasks(masks) if len(masks) == len(samples) else None,
     )
     return Batch(
-        images=[torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1))) for sample in samples],
+        # Seen as (C, h, w) and left as they lie: a copy with channels outermost costs as much as decoding, and the
+        # batch that the model makes of them is channels-last as they are.
+        images=[torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1) for sample in samples],
         original_sizes=[sample.original_size or sample.image.shape[:2] for sample in samples],
         image_ids=[sample.image_id for sample in samples],
         targets=targets,

@@ -76,7 +76,8 @@ def _upright(image: np.ndarray, view: View, method: ResizeMethod) -> np.ndarray 
     width, height, x, y = (int(value) for value in whole)
     scaled = scale_pixels(image, abs(height), abs(width), method)
     if width < 0 or height < 0:
-        scaled = scaled[:: -1 if height < 0 else 1, :: -1 if width < 0 else 1]
+        code = -1 if width < 0 and height < 0 else int(width < 0)
+        scaled = in_groups(scaled, lambda part: cv2.flip(part, code), most=4)
     left, top = x + min(width, 0), y + min(height, 0)
     return _placed(scaled, left, top, view)
 

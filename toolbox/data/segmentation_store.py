@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ class SegmentationStore:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def get(self, index: int, height: int, width: int) -> list[list[float]] | dict[str, Any]:
-        """Segmentation of object `index`, which lies on an image of that size."""
+    def get(self, index: int, height: int, width: int) -> list[np.ndarray] | dict[str, Any]:
+        """Segmentation of object `index`, which lies on an image of that size; polygons as flat float32 arrays."""
         packed = self._bytes[self._starts[index] : self._starts[index + 1]].tobytes()
         kind = self._kinds[index]
         if kind == _COMPRESSED:
@@ -85,7 +86,8 @@ class SegmentationStore:
         rings = int(np.frombuffer(packed, dtype=np.int32, count=1)[0])
         lengths = np.frombuffer(packed, dtype=np.int32, count=rings, offset=4)
         numbers = np.frombuffer(packed, dtype=np.float32, offset=4 + 4 * rings)
-        return [ring.tolist() for ring in np.split(numbers, np.cumsum(lengths)[:-1])]
+        ends = list(accumulate(lengths.tolist(), initial=0))
+        return [numbers[start:end] for start, end in pairwise(ends)]
 
 
 def _pack(segmentation: Any) -> tuple[int, bytes]:
