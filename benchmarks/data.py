@@ -7,8 +7,8 @@ references/detection: Pillow decodes, polygons become bitmaps, flip, float32; th
 (GeneralizedRCNNTransform) resizes and normalises images and bitmaps in float32 and pads them to a batch. That step runs
 in the training process, and on a GPU if there is one, so torchvision is shown with and without it.
 
-Without CONFIG the images are those of COCO beside the project, or drawn for the run, at 800 × 1333 with flips. With one,
-its data.train (a CocoDataset, or ours is measured alone), data.resize and data.transforms; torchvision's flips only.
+Without CONFIG the images are those of COCO beside the project, or drawn for the run, at 800 × 1333 with flips. With
+one, its data.train (a CocoDataset, or ours is measured alone), data.resize and data.transforms; torchvision's flips.
 
 "A core" counts processor time of all processes, so that the numbers hold on a machine with other work. All runs take
 turns, one thread a process; the median is shown.

@@ -16,6 +16,7 @@ from toolbox.data.batching import Key, global_batches
 from toolbox.data.composition import in_order
 from toolbox.data.geometry import apply_view, scaling
 from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_of
+from toolbox.data.packing import PackedBatch, packed
 from toolbox.data.resize import Resize
 from toolbox.data.sampling import ImageSampling
 from toolbox.data.worker import prepare_worker, signals_held_back
@@ -45,7 +46,7 @@ class Loader:
             # traceback.
             if isinstance(batch, ToolboxError):
                 raise batch
-            yield batch
+            yield batch.unpacked() if isinstance(batch, PackedBatch) else batch
 
 
 def training_loader(
@@ -200,9 +201,10 @@ class _Source(torch.utils.data.Dataset[Any]):
         sample = self.load(drawn + (drawn >= index and others > 0))
         return _resized(_view_of(sample), self.resize, rng)
 
-    def __getitems__(self, keys: list[Key]) -> Batch | ToolboxError:
+    def __getitems__(self, keys: list[Key]) -> Batch | PackedBatch | ToolboxError:
         try:
-            return collate([self[key] for key in keys])
+            batch = collate([self[key] for key in keys])
+            return batch if torch.utils.data.get_worker_info() is None else packed(batch)
         except ToolboxError as error:
             return error
 
