@@ -57,6 +57,6 @@ def labels_by_image(dataset: Dataset) -> list[np.ndarray]:
         raise DataError(
             f"{name} does not say which classes are in an image, and data.repeat_factors and data.negatives choose by "
             "them; give it a method 'labels(self, index)' that returns the labels of an image's objects as an array "
-            "(0, 1, …, without crowds; empty for an image without objects) and reads no pixels, or leave both settings out"
+            "(0, 1, …, no crowds; empty for one without objects) and reads no pixels, or leave both settings out"
         )
     return [np.asarray(labels(index), dtype=np.int64).reshape(-1) for index in range(len(dataset))]
