@@ -55,6 +55,7 @@ COMMANDS = (
     Command("predict", "predict", "predict", "Detect objects in images; write COCO results and pictures."),
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
+    Command("data", "data", "app", "Look at images as training sees them."),
     Command("list", "components", "list_components", "Components, their arguments and defaults."),
     Command("bench", "bench", "bench", "Measure speed, ours beside the peers'.", passes_on=True),
     Command("schema", "components", "schema", "JSON Schema of the YAML, for editors."),

@@ -39,7 +39,7 @@ def check(
     """
     from toolbox.precheck import precheck
 
-    config = _config_file(config)
+    config = config_file(config)
     precheck(config, overrides or ())
     from toolbox.data.spot_checks import warn_of_shared_images
     from toolbox.engine.announce import sampled
@@ -90,7 +90,7 @@ def show(
     """The resolved config, the wiring, parameters and cost."""
     from toolbox.precheck import precheck
 
-    config = _config_file(config)
+    config = config_file(config)
     plan = precheck(config, overrides or ())
     if explain:
         typer.echo("\n".join(_explained(plan, config, overrides or (), explain)))
@@ -122,7 +122,7 @@ def _explained(plan: Plan | None, config: Path, overrides: Sequence[str], keys: 
     return [line for key in keys for line in explain(plan, key)]
 
 
-def _config_file(path: Path) -> Path:
+def config_file(path: Path) -> Path:
     """A run folder stands for its config."""
     inside = path / "config.yaml"
     return inside if path.is_dir() and inside.is_file() else path

@@ -45,12 +45,17 @@ def global_batches(
     carried = np.zeros((0, 3), dtype=np.int64)
     epoch = 0
     while True:
-        fresh = _appearances(np.ones(len(upright), np.int64) if counts is None else counts(epoch), epoch)
-        fresh = fresh[permutation(len(fresh), seed, epoch)]
+        fresh = epoch_order(np.ones(len(upright), np.int64) if counts is None else counts(epoch), seed, epoch)
         batches, carried = _epoch_batches(carried, fresh, upright, size)
         for batch in batches:
             yield [Key(*key) for key in batch.tolist()]
         epoch += 1
+
+
+def epoch_order(counts: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """(sum of counts, 3) epoch, image and repeat of everything that an epoch shows, in its order before batching."""
+    fresh = _appearances(counts, epoch)
+    return fresh[permutation(len(fresh), seed, epoch)]
 
 
 def _appearances(counts: np.ndarray, epoch: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -120,6 +120,29 @@ def evaluation_loader(
     batches = [[Key(0, i) for i in mine[start : start + batch]] for start in range(0, len(mine), batch)]
     source = _Source(dataset, resize, None, 0, 0.0)
     return Loader(_data_loader(source, batches, workers, 0, pin_memory), len(batches))
+
+
+def seen_samples(
+    dataset: Dataset,
+    keys: Iterable[Key],
+    *,
+    resize: Resize | None,
+    transforms: Sequence[Transform] | None,
+    seed: int,
+    min_visible: float = 0.1,
+) -> Iterator[Sample]:
+    """Single images as a loader's batches hold them, one by one.
+
+    Args:
+        dataset: images and objects.
+        keys: which appearances of which images.
+        resize: network size; None keeps the image's own.
+        transforms: augmentations in order; None for what evaluation sees.
+        seed: of augmentation.
+        min_visible: see `training_loader`.
+    """
+    source = _Source(dataset, resize, None if transforms is None else tuple(transforms), seed, min_visible)
+    return (source[key] for key in keys)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
