@@ -2,7 +2,7 @@
 
 Detectron2 must be installed beside the toolbox (it builds from source; no checkpoint is needed):
 
-    python benchmarks/detectron2_equality.py [fpn c4 dc5 keypoint] [--dtype float64]
+    python benchmarks/detectron2_equality.py [fpn c4 dc5 dc5-3x3 keypoint] [--dtype float64]
 
 Each line is one image: detections found by both, the largest differences of boxes (pixels), scores, joints (pixels) and
 maps of the backbone, and how many mask pixels differ. Detectron2 keeps boxes in float32 whatever the type of the model.
@@ -34,7 +34,15 @@ MODELS = {  # our config, Detectron2's
     "fpn": ("mask_rcnn_r50_fpn", "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"),
     "c4": ("mask_rcnn_r50_c4", "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x.yaml"),
     "dc5": ("mask_rcnn_r50_dc5", "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml"),
+    "dc5-3x3": ("mask_rcnn_r50_dc5", "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x.yaml"),
     "keypoint": ("keypoint_rcnn_r50_fpn", "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml"),
+}
+# The stride in the 3x3 convolution, which Detectron2 dilates in every block of c5.
+FURTHER = {
+    "dc5-3x3": (
+        ["model.backbone.stride_in_1x1=false", "model.backbone.dilated_c5=all_blocks"],
+        ["MODEL.RESNETS.STRIDE_IN_1X1", False],
+    )
 }
 SIZES = [(187, 283), (120, 168)]  # of the original images; the second is scaled
 FOUND, PROPOSALS = 50, 100  # C4 runs a stage of the network on every proposal
@@ -55,8 +63,9 @@ def main() -> None:
 def compare(name: str, dtype: torch.dtype) -> None:
     """Print a line for each image."""
     classes = 1 if name == "keypoint" else 5
-    theirs = detectron2_model(MODELS[name][1], classes).to(dtype)
-    ours = our_model(MODELS[name][0], classes, from_detectron2(theirs.state_dict())).to(dtype)
+    own_settings, their_settings = FURTHER.get(name, ([], []))
+    theirs = detectron2_model(MODELS[name][1], classes, their_settings).to(dtype)
+    ours = our_model(MODELS[name][0], classes, from_detectron2(theirs.state_dict()), own_settings).to(dtype)
     images = smooth_images()
     inputs = [
         {"image": image.flip(0).to(dtype), "height": height, "width": width}
@@ -90,7 +99,7 @@ def difference(own: Detections, peers: Any) -> str:
     return ", ".join(told)
 
 
-def detectron2_model(config: str, classes: int) -> nn.Module:
+def detectron2_model(config: str, classes: int, further: list[Any]) -> nn.Module:
     """Random weights, damped so that proposals do not collapse, with scores that differ from region to region."""
     from detectron2 import model_zoo
     from detectron2.config import get_cfg
@@ -99,6 +108,7 @@ def detectron2_model(config: str, classes: int) -> nn.Module:
 
     settings = get_cfg()
     settings.merge_from_file(model_zoo.get_config_file(config))
+    settings.merge_from_list(further)
     settings.MODEL.DEVICE = "cpu"
     settings.MODEL.ROI_HEADS.NUM_CLASSES = classes
     settings.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.1
@@ -121,9 +131,9 @@ def detectron2_model(config: str, classes: int) -> nn.Module:
     return model
 
 
-def our_model(config: str, classes: int, state: dict[str, Tensor]) -> Any:
+def our_model(config: str, classes: int, state: dict[str, Tensor], further: list[str]) -> Any:
     overrides = ["test.score_threshold=0.1", f"test.detections={FOUND}", f"model.rpn.test.after_nms={PROPOSALS}"]
-    loaded = toolbox.load_config(CONFIGS / f"{config}.yaml", overrides)
+    loaded = toolbox.load_config(CONFIGS / f"{config}.yaml", [*overrides, *further])
     skeleton = Skeleton(names=tuple(f"joint {index}" for index in range(17))) if "keypoint" in config else None
     with without_pretrained():
         model = toolbox.build_detector(loaded, classes=[str(index) for index in range(classes)], skeleton=skeleton)

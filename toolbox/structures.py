@@ -92,14 +92,19 @@ class Skeleton:
     def __post_init__(self) -> None:
         joints = len(self.names)
         if self.sigmas and len(self.sigmas) != joints:
-            raise ValueError(f"skeleton has {counted(joints, 'joint')} but {counted(len(self.sigmas), 'sigma')}")
+            raise ValueError(f"there {_are(len(self.sigmas), 'sigma')} for {counted(joints, 'joint')}")
         for a, b in (*self.pairs, *self.limbs):
             if not (0 <= a < joints and 0 <= b < joints):
-                raise ValueError(f"skeleton joins joints {a} and {b}, but has joints 0 … {joints - 1}")
+                told = f"joints {a + 1} and {b + 1}, counted from 1, make a pair or limb"
+                raise ValueError(f"{told}, but there {_are(joints, 'joint')}")
         paired = [joint for pair in self.pairs for joint in pair]
         twice = next((joint for joint in paired if paired.count(joint) > 1), None)
         if twice is not None:
             raise ValueError(f"joint '{self.names[twice]}' stands in the pairs twice; a joint has one partner")
+
+
+def _are(count: int, noun: str) -> str:
+    return f"{'is' if count == 1 else 'are'} {counted(count, noun)}"
 
 
 class MaskTargets(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from toolbox.data.skeletons import COCO_SIGMAS, SkeletonSettings, left_right_pairs, skeleton_of, unpaired
@@ -53,9 +55,9 @@ def test_skeletons_that_do_not_fit_are_refused() -> None:
     a = {"id": 1, "name": "fly", "keypoints": ["head", "tail"]}
     with pytest.raises(DataError, match="'fly' and 'cat' have different keypoints"):
         skeleton_of([a, {"id": 2, "name": "cat", "keypoints": ["head"]}], "file")
-    with pytest.raises(DataError, match="file: category 'fly': skeleton joins joints 0 and 2"):
+    with pytest.raises(DataError, match="category 'fly': joints 1 and 3, counted from 1, make a pair or limb, but"):
         skeleton_of([{**a, "skeleton": [[1, 3]]}], "file")
-    with pytest.raises(DataError, match="file: category 'fly': skeleton has 2 joints but 1 sigmas"):
+    with pytest.raises(DataError, match="file: category 'fly': there is 1 sigma for 2 joints"):
         skeleton_of([{**a, "sigmas": [0.1]}], "file")
     with pytest.raises(DataError, match="joint 'head' stands in the pairs twice"):
         skeleton_of([{**a, "keypoints": ["head", "a", "b"], "pairs": [[1, 2], [1, 3]]}], "file")
@@ -88,9 +90,9 @@ def test_a_file_without_joint_names_gets_them_from_the_config() -> None:
     ("settings", "message"),
     [
         (SkeletonSettings(names=["head", "tail"]), "skeleton names 2 joints, but the category 'fly' of file has 3"),
-        (SkeletonSettings(sigmas=[0.1]), "skeleton: skeleton has 3 joints but 1 sigmas; the joints are head, l, r"),
-        (SkeletonSettings(pairs=[("head", "tial")]), "skeleton: there is no joint 'tial'; the joints are head, l, r"),
-        (SkeletonSettings(limbs=[("haed", "l")]), "skeleton: there is no joint 'haed'; did you mean 'head'"),
+        (SkeletonSettings(sigmas=[0.1]), "skeleton: there is 1 sigma for 3 joints (joints: head, l, r)"),
+        (SkeletonSettings(pairs=[("head", "tial")]), "skeleton: pairs: there is no joint 'tial' (joints: head, l, r)"),
+        (SkeletonSettings(limbs=[("haed", "l")]), "skeleton: limbs: there is no joint 'haed'; did you mean 'head'"),
         (SkeletonSettings(pairs=[("head", "l"), ("l", "r")]), "skeleton: joint 'l' stands in the pairs twice"),
     ],
 )
@@ -98,6 +100,27 @@ def test_settings_that_do_not_fit_begin_with_their_key(settings: SkeletonSetting
     with pytest.raises(ValueError) as stop:
         skeleton_of([FLY], "file", settings)
     assert str(stop.value).startswith(message)
+
+
+def test_joints_are_named_or_numbered_from_one_as_in_coco_s_files() -> None:
+    skeleton = skeleton_of([FLY], "file", SkeletonSettings(pairs=[(2, "r")], limbs=[(1, 3), ("l", 1)]))
+    assert skeleton is not None and skeleton.pairs == ((1, 2),) and skeleton.limbs == ((0, 2), (1, 0))
+
+
+def test_everything_that_is_wrong_with_a_skeleton_is_said_at_once_and_the_joints_once() -> None:
+    category = {"id": 1, "name": "fly", "keypoints": [f"joint_{number}" for number in range(32)]}
+    settings = SkeletonSettings(
+        pairs=[("joint1", "joint_2"), ("joint_3", "wing")], limbs=[(0, 1), (33, "joint1")], sigmas=[0.1, 0.2]
+    )
+    with pytest.raises(ValueError) as stop:
+        skeleton_of([category], "file", settings)
+    numbers = "numbers go from 1 to 32, as in COCO's 'skeleton'"
+    assert str(stop.value) == (
+        "skeleton: pairs: there is no joint 'joint1'; did you mean 'joint_1'?; pairs: there is no joint 'wing'; "
+        f"limbs: there is no joint 0; {numbers}; limbs: there is no joint 33; {numbers}; "
+        "limbs: there is no joint 'joint1'; did you mean 'joint_1'?; there are 2 sigmas for 32 joints "
+        "(joints: joint_0, joint_1, joint_2, joint_3, joint_4, joint_5, … joint_31, 32 in all)"
+    )
 
 
 def test_settings_that_cannot_fit_any_file_are_refused_at_once() -> None:
@@ -117,4 +140,4 @@ def test_a_side_without_its_partner_is_a_warning(caplog: pytest.LogCaptureFixtur
     assert "flies.json: 'left_wing', 'EarR': there is no partner on the other side" in caplog.text
     caplog.clear()
     skeleton_of([category], "flies.json", SkeletonSettings(pairs=[("left_eye", "right_eye")]))  # said to be all
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

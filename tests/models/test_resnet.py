@@ -68,6 +68,17 @@ def test_dilated_c5_is_timms_of_output_stride_16(depth: int) -> None:
         torch.testing.assert_close(c5(ours, images), theirs(images)[0])
 
 
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+def test_dilated_c5_of_all_blocks_has_dilation_in_every_3x3_as_detectron2s(stride_in_1x1: bool) -> None:
+    ours = ResNet(norm="bn", out=["c5"], dilated_c5="all_blocks", stride_in_1x1=stride_in_1x1)
+    assert [block.conv2.dilation for block in ours.layer4] == [(2, 2)] * 3
+    assert all(convolution.stride == (1, 1) for convolution in ours.layer4.modules() if hasattr(convolution, "stride"))
+    assert ours.out_features["c5"].stride == 16
+    as_torchvision = ResNet(norm="bn", out=["c5"], dilated_c5=True, stride_in_1x1=stride_in_1x1)
+    first = as_torchvision.layer4[0].conv2
+    assert first.dilation == ((2, 2) if stride_in_1x1 else (1, 1))
+
+
 def test_dilated_c5_folds_frozen_norms_as_live_ones_in_evaluation(tmp_path: Any) -> None:
     live = stirred(ResNet(depth=50, norm="bn", dilated_c5=True, out=["c5"]))
     torch.save(live.state_dict(), tmp_path / "live.pth")

@@ -241,7 +241,7 @@ def test_settings_that_no_shape_tells_are_named_together() -> None:
         "  it was trained with the stride in the 1x1 convolution: set model.backbone.stride_in_1x1: true",
         "  it was trained with the stride in the 1x1 convolution: set model.roi_stage.stride_in_1x1: true",
     ]
-    with pytest.raises(CheckpointError, match="dilation in c5: set model.backbone.dilated_c5: true"):
+    with pytest.raises(CheckpointError, match="dilation in all of c5: set model.backbone.dilated_c5: true"):
         check_settings("detectron2", zoo("dc5"), outline("mask_rcnn_r50_dc5", 80, ["model.backbone.dilated_c5=false"]))
 
 

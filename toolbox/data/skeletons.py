@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from toolbox.errors import DataError, did_you_mean
+from toolbox.errors import DataError, counted, did_you_mean
 from toolbox.structures import Skeleton
 
 logger = logging.getLogger("toolbox")
@@ -37,14 +37,15 @@ class SkeletonSettings:
 
     Attributes:
         names: of the joints, in the order in which the annotations list them.
-        pairs: names of a left and a right joint, which trade places when an image is mirrored; `[]` for none.
-        limbs: names of two joints that drawings join by a line.
+        pairs: a left and a right joint, which trade places when an image is mirrored; `[]` for none. By name, or by
+            number from 1 as in COCO's `skeleton`.
+        limbs: two joints that drawings join by a line, likewise.
         sigmas: OKS sigma of each joint, in the order of the joints.
     """
 
     names: list[str] | None = None
-    pairs: list[tuple[str, str]] | None = None
-    limbs: list[tuple[str, str]] | None = None
+    pairs: list[tuple[str | int, str | int]] | None = None
+    limbs: list[tuple[str | int, str | int]] | None = None
     sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
@@ -78,8 +79,8 @@ def skeleton_of(
         names = _names(category, where)
         if settings.names is not None and len(settings.names) != len(names):
             raise ValueError(
-                f"skeleton names {len(settings.names)} joints, but the category '{category['name']}' of {where} has "
-                f"{len(names)}; give a name to each, or leave 'names' out"
+                f"skeleton names {counted(len(settings.names), 'joint')}, but the category '{category['name']}' of "
+                f"{where} has {len(names)}; give a name to each, or leave 'names' out"
             )
         if settings.names is None and names != _names(with_joints[0], where):
             raise DataError(
@@ -103,16 +104,21 @@ def _completed(known: Skeleton, settings: SkeletonSettings, category: Mapping[st
     """The file's skeleton with what the config says instead, and sigmas in any case."""
     names = known.names
     given: dict[str, Any] = {}
-    try:
-        for field in ("pairs", "limbs"):
-            written = getattr(settings, field)
-            if written is not None:
-                given[field] = tuple((_joint(a, names), _joint(b, names)) for a, b in written)
-        if settings.sigmas is not None:
-            given["sigmas"] = tuple(settings.sigmas)
-        skeleton = replace(known, **given)
-    except ValueError as error:
-        raise ValueError(f"skeleton: {error}; the joints are {', '.join(names)}") from error
+    wrong: list[str] = []
+    for field in ("pairs", "limbs"):
+        written = getattr(settings, field)
+        if written is not None:
+            faults = _faults(written, names)
+            wrong += [f"{field}: {fault}" for fault in faults]
+            given[field] = () if faults else tuple((_joint(a, names), _joint(b, names)) for a, b in written)
+    skeleton = known
+    for field, values in {**given, "sigmas": settings.sigmas}.items():
+        try:
+            skeleton = skeleton if values is None else replace(skeleton, **{field: tuple(values)})
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:  # in one line, whose first word says which setting it is about
+        raise ValueError(f"skeleton: {'; '.join(wrong)} (joints: {_in_short(names)})")
     alone = [] if settings.pairs is not None else unpaired(skeleton)
     if alone:
         logger.warning(
@@ -168,6 +174,21 @@ def _joint(joint: int | str, names: tuple[str, ...]) -> int:
             raise ValueError(f"there is no joint '{joint}'{did_you_mean(joint, names)}")
         return names.index(joint)
     return int(joint) - 1
+
+
+def _faults(written: Sequence[tuple[int | str, int | str]], names: tuple[str, ...]) -> list[str]:
+    """What is wrong with joints that a config names, each once."""
+    found = []
+    for joint in dict.fromkeys(joint for pair in written for joint in pair):
+        if isinstance(joint, str) and joint not in names:
+            found.append(f"there is no joint '{joint}'{did_you_mean(joint, names)}")
+        elif isinstance(joint, int) and not 1 <= joint <= len(names):
+            found.append(f"there is no joint {joint}; numbers go from 1 to {len(names)}, as in COCO's 'skeleton'")
+    return found
+
+
+def _in_short(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:6])}, … {names[-1]}, {len(names)} in all"
 
 
 def _limbs(category: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, near_path
 from toolbox.weights.files import kind_of_file, load_model, not_weights
 from toolbox.weights.pickled_arrays import PickledArray
 from toolbox.weights.pickles import read_pickle
+from toolbox.weights.whose import unwrapped
 
+_SUFFIXES = (".pth", ".pt", ".pkl", ".safetensors")
 # Where a checkpoint keeps its weights: Detectron2, Caffe2's detectors, MMDetection; torchvision's is the state dict.
 _PLACES = ("model", "blobs", "state_dict")
 
@@ -46,11 +48,13 @@ def read_checkpoint(path: str | Path) -> ForeignCheckpoint:
         CheckpointError: there is no such file, it is damaged, or it holds no weights or anything but data.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: {_of_folder(path)}")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file")
+        raise CheckpointError(f"{path}: no such weight file{near_path(path)}")
     kind = kind_of_file(path)
     if kind == "safetensors":
-        return ForeignCheckpoint(load_model(path)[0], path=str(path))
+        return ForeignCheckpoint(unwrapped(load_model(path)[0], str(path)), path=str(path))
     if kind == "empty":
         raise CheckpointError(f"{path}: the file is empty; copy it again")
     if path.suffix.lower() == ".pkl":
@@ -58,8 +62,16 @@ def read_checkpoint(path: str | Path) -> ForeignCheckpoint:
     content = _torch_load(path)
     state = _weights_in(content, path)
     tensors = {name: tensor.detach() for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    meta = content.get("meta")
+    tensors, meta = unwrapped(tensors, str(path)), content.get("meta")
     return _checked(ForeignCheckpoint(tensors, _author(content), meta if isinstance(meta, dict) else {}, str(path)))
+
+
+def _of_folder(path: Path) -> str:
+    """What to give instead of a folder."""
+    if (path / "model.safetensors").is_file():
+        return f"this is a run folder, which needs no import: rcnn predict {path} IMAGE --out found"
+    inside = sorted(file.name for file in path.iterdir() if file.suffix in _SUFFIXES)
+    return f"this is a folder; give the file, e.g. {path / inside[0]}" if inside else "this is a folder without weights"
 
 
 def _from_pickle(path: Path) -> ForeignCheckpoint:
@@ -73,7 +85,7 @@ def _from_pickle(path: Path) -> ForeignCheckpoint:
             tensors[name] = torch.from_numpy(value.value)
         elif isinstance(value, int | float):
             tensors[name] = _number(value, f"{path}: '{name}'")
-    return _checked(ForeignCheckpoint(tensors, author, path=str(path)))
+    return _checked(ForeignCheckpoint(unwrapped(tensors, str(path)), author, path=str(path)))
 
 
 def _number(value: float, what: str) -> Tensor:

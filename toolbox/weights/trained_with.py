@@ -180,8 +180,9 @@ def _strides(known: TrainedWith, backbone: Any, roi_stage: Any) -> list[str]:
             setting = f"{key}.stride_in_1x1: {str(in_1x1).lower()}"
             wrong.append(f"it was trained with the stride in the {size} convolution: set {setting}")
     c5 = getattr(backbone, "layer4", None)
-    if known.dilated_c5 and c5 is not None and tuple(c5[-1].conv2.dilation) == (1, 1):
-        wrong.append("it was trained with dilation in c5: set model.backbone.dilated_c5: true")
+    if known.dilated_c5 and c5 is not None and any(tuple(block.conv2.dilation) == (1, 1) for block in c5):
+        setting = "true" if in_1x1 else "all_blocks"  # with the stride in the 1x1 convolution, the same
+        wrong.append(f"it was trained with dilation in all of c5: set model.backbone.dilated_c5: {setting}")
     return wrong
 
 

@@ -117,7 +117,7 @@ def make_stage(
     norm: BlockNorm,
     stride_in_1x1: bool,
     stride: int | None = None,
-    dilated: bool = False,
+    dilated: Literal[False, True, "all_blocks"] = False,
 ) -> nn.Sequential:
     """Stage 2 … 5 (torchvision's layer1 … layer4).
 
@@ -125,7 +125,7 @@ def make_stage(
         depth, groups, width, norm, stride_in_1x1: as the ResNet's.
         stride: of the stage; 1 for stage 2 and 2 for the others if None.
         dilated: trade the stride for dilation: with the same weights, every second row and column of the result is
-            what the stage with its stride puts out.
+            what the stage with its stride puts out; but for `all_blocks`, which dilates what comes into the stage too.
     """
     bottleneck = depth >= 50
     expansion = 4 if bottleneck else 1
@@ -142,7 +142,7 @@ def make_stage(
                 stride=1 if index else stride,
                 dilation=2 if dilated else 1,
                 # What comes into the stage lies as close as ever; what comes out of its stride does not.
-                first_dilation=2 if dilated and index else 1,
+                first_dilation=2 if dilated and (index or dilated == "all_blocks") else 1,
                 bottleneck=bottleneck,
                 groups=groups,
                 width=width,

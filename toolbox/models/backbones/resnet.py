@@ -41,7 +41,9 @@ class ResNet(nn.Module):
         frozen_stages: stages that do not train, counted from the stem: 0 none, 1 the stem, 2 stem and c2, … 5 all.
         weights: torchvision's name (`IMAGENET1K_V1`, `IMAGENET1K_V2`, `DEFAULT`), a file, or None for random.
         out: which maps to put out.
-        dilated_c5: keep stride 16 in c5, with dilation in place of its stride; the weights are the same.
+        dilated_c5: keep stride 16 in c5, with dilation in place of its stride; the weights are the same. `true` leaves
+            a 3×3 convolution that had the stride as it is, so that the maps hold those of stride 32, as in torchvision
+            and timm; `all_blocks` dilates it too, as Detectron2 does.
         stride_in_1x1: put strides on the 1×1 convolutions, as Caffe's weights have it.
         pixels: how the weights want their images; ImageNet's RGB statistics by default.
         in_channels: of the images; weights made for 3 are fitted to it.
@@ -59,7 +61,7 @@ class ResNet(nn.Module):
         frozen_stages: int = 0,
         weights: str | None = None,
         out: Sequence[Literal["c2", "c3", "c4", "c5"]] = ("c2", "c3", "c4", "c5"),
-        dilated_c5: bool = False,
+        dilated_c5: Literal[False, True, "all_blocks"] = False,
         stride_in_1x1: bool = False,
         pixels: PixelStats = PixelStats(),
     ) -> None:
@@ -88,7 +90,7 @@ class ResNet(nn.Module):
                 width=width_per_group,
                 norm=norm,
                 stride_in_1x1=stride_in_1x1,
-                dilated=dilated_c5 and stage == 5,
+                dilated=dilated_c5 if stage == 5 else False,
             )
             setattr(self, f"layer{stage - 1}", layer)
         expansion = 4 if depth >= 50 else 1

@@ -19,6 +19,7 @@ from toolbox.weights import kind_of_file, not_weights
 from toolbox.weights.detectron2 import from_detectron2
 from toolbox.weights.foreign_files import read_checkpoint
 from toolbox.weights.trained_with import warn_of_settings
+from toolbox.weights.whose import unwrapped
 
 _use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
@@ -99,11 +100,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return unwrapped(load_file(path), str(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise a dozen kinds for a damaged file
         raise CheckpointError(f"{path}: {_why_unreadable(path, error)}") from error
-    return state.get("state_dict", state) if isinstance(state, dict) else {}
+    return unwrapped(state.get("state_dict", state), str(path)) if isinstance(state, dict) else {}
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:

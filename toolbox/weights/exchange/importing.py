@@ -28,6 +28,7 @@ from toolbox.weights.foreign_files import ForeignCheckpoint
 from toolbox.weights.loading import check_fits, load_weights
 from toolbox.weights.torchvision import model_name
 from toolbox.weights.trained_with import check_settings
+from toolbox.weights.whose import check_source
 
 logger = logging.getLogger("toolbox")
 
@@ -69,8 +70,10 @@ def import_checkpoint(
         classes: those that the file names, if None and it does, else as `import_weights` finds them.
 
     Raises:
-        CheckpointError: as `import_weights` says, or the config has other settings than the weights were trained with.
+        CheckpointError: as `import_weights` says, the weights are of another project, or the config has other settings
+            than they were trained with.
     """
+    check_source(checkpoint.state, source, checkpoint.path)
     if source == "torchvision" and (others := unlike_torchvision(config)):
         logger.warning(
             "%s: torchvision's models work otherwise than this config's, so detections will differ; "
