@@ -177,6 +177,8 @@ class TrainConfig:
         seed: of weights, order, augmentation and sampling.
         on_nonfinite: what to do when a loss, or the gradient's norm where `clip_norm` is set, is not finite: `stop`;
             `skip` the step; or `roll_back` to the weights of the last checkpoint and go on with the next batch.
+        init_from: whose weights to start from: a run folder, its model.safetensors or checkpoint.pt, of any classes,
+            joints and heads; what does not fit starts as without it.
         eval_every: steps between evaluations; None evaluates at the end only.
         validation_loss: also compute the losses on `data.val` at each evaluation, logged as `val_loss`.
         early_stopping: end the run when a metric has not improved for some evaluations; needs `eval_every`.
@@ -215,6 +217,7 @@ class TrainConfig:
     clip_value: float | None = None
     seed: int = 0
     on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
+    init_from: str | None = None
     eval_every: int | None = None
     validation_loss: bool = False
     early_stopping: EarlyStopping | None = None

@@ -53,8 +53,10 @@ def check(
         counts = {name: _counted(checked, name, dataset, problems) for name, dataset in sets.items()}
         warn_of_shared_images(sets.get("train"), sets.get("val"))
         model = attempt(problems, lambda: _build_on_meta(checked, sets))
-        # Once more, as the first missing file would hide what is wrong with the stages behind it.
-        attempt(problems, lambda: _build_on_meta(checked, sets, weights=True))
+        transfer = _transfer(checked, sets, problems) if model is not None else None
+        if transfer is None or not transfer.fills_backbone:
+            # Once more, as the first missing file would hide what is wrong with the stages behind it.
+            attempt(problems, lambda: _build_on_meta(checked, sets, weights=True))
         problems += _training_problems(checked, sets, model)
         problems += _class_problems(checked, sets)
     if strict:
@@ -64,6 +66,8 @@ def check(
     typer.echo(f"ok: {config}")
     for name, dataset in sets.items():
         typer.echo(f"  data.{name}: {counted(len(dataset), 'image')}, {_objects(dataset, counts[name])}")
+    for line in transfer.lines() if transfer is not None else ():
+        typer.echo(f"  {line}")
     count = sum(parameter.numel() for parameter in model.parameters())
     typer.echo(f"  model: {checked.model.cls.__name__}, {count / 1e6:.1f} M parameters")
     images = checked.train.steps * checked.train.batch
@@ -285,6 +289,21 @@ def _build_on_meta(config: Config, sets: dict[str, Any], *, weights: bool = Fals
         channels=channels_of(dataset),
         weights=weights,
     )
+
+
+def _transfer(config: Config, sets: dict[str, Any], problems: list[Problem]) -> Any:
+    """What `train.init_from` would give the model; None without it, or where it cannot be used."""
+    from toolbox.engine.init_from import plan_transfer, warn_of_little
+    from toolbox.engine.job import known_of
+    from toolbox.models.builder import attempt
+
+    dataset = sets.get("train") or sets.get("val")
+    if config.train.init_from is None or dataset is None:
+        return None
+    transfer = attempt(problems, lambda: plan_transfer(config, known_of(dataset)))
+    if transfer is not None:
+        warn_of_little(transfer)
+    return transfer
 
 
 def _any_skeleton() -> Any:

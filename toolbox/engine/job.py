@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from toolbox.engine.distributed import ALONE, Ranks
 from toolbox.engine.early_stopping import Patience, check_watched
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
+from toolbox.engine.init_from import plan_transfer, report
 from toolbox.engine.model_switches import apply_switches
 from toolbox.engine.nonfinite import BlackBox
 from toolbox.engine.optim import build_optimizer
@@ -31,6 +32,7 @@ from toolbox.engine.sync_norm import synchronise
 from toolbox.errors import ConfigError, DataError, DeviceError, Problem
 from toolbox.inference.metadata import model_metadata
 from toolbox.inference.predictor import choose_device
+from toolbox.models.backbones.weights import without_pretrained
 from toolbox.models.builder import build_detector, check_ground_truth, check_wiring, uses_joints
 from toolbox.plan import Plan
 from toolbox.plugin_records import keep_files
@@ -135,12 +137,21 @@ def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     check_data(config, train_set, val_set)
     known = known_of(train_set)
-    build_optimizer(config, check_wiring(config, **known))  # before weights are downloaded
+    # A checkpoint has all weights, so that a resumed run needs neither the file nor what the backbone began with.
+    resuming = folder.checkpoint.exists()
+    transfer = plan_transfer(config, known) if settings.init_from is not None and not resuming else None
+    filled = resuming or (transfer is not None and transfer.fills_backbone)
+    # Before weights are downloaded.
+    build_optimizer(config, check_wiring(config, **known, weights=not filled))
     if val_set is not None:
         warn_of_shared_images(train_set, val_set)
 
     seed_step(settings.seed, -1)  # the moment before the first step
-    model = build_detector(config, **known)
+    with without_pretrained() if filled else nullcontext():
+        model = build_detector(config, **known)
+    if transfer is not None:
+        report(transfer)
+        transfer.apply(model)
     if settings.sync_bn:
         _synchronise(config, model)
     # Maps are channels-last, and weights of another layout would be converted at every call.

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,12 +69,13 @@ class RunFolder:
         self.lock = self.path / ".lock"
 
     @contextlib.contextmanager
-    def opened(self, config: str, *, resume: bool) -> Iterator[None]:
+    def opened(self, config: str, *, resume: bool, may_change: Sequence[str] = ()) -> Iterator[None]:
         """Own the folder: no other process writes it, its config is `config`, and the log goes to its `log.txt`.
 
         Args:
             config: the resolved YAML.
             resume: go on with the run that is there.
+            may_change: keys that the config may have otherwise than the run that is there, besides `CHANGEABLE`.
 
         Raises:
             RunLocked: another process owns it.
@@ -89,7 +90,7 @@ class RunFolder:
             raise self._unusable(error) from error
         self._refuse_foreign()
         with self._locked():
-            self._prepare(config, resume)
+            self._prepare(config, resume, may_change)
             with _logging_to(self.log):
                 yield
 
@@ -104,7 +105,7 @@ class RunFolder:
         """Names of the files by which the folder holds a run."""
         return [file.name for file in (self.checkpoint, self.model, self.metrics) if file.exists()]
 
-    def _prepare(self, config: str, resume: bool) -> None:
+    def _prepare(self, config: str, resume: bool, may_change: Sequence[str]) -> None:
         if not resume:
             held = self.held()
             if held:
@@ -113,13 +114,13 @@ class RunFolder:
                     "name another folder with --run, or remove this one"
                 )
         elif self.checkpoint.exists() and self.config.exists():
-            self.check_same(config)
+            self.check_same(config, may_change)
         elif not self.checkpoint.exists():
             logger.warning("nothing to resume in %s: starting at step 0", self.path)
         with replacing(self.config) as file:
             file.write_text(config, encoding="utf-8")
 
-    def check_same(self, config: str) -> None:
+    def check_same(self, config: str, may_change: Sequence[str] = ()) -> None:
         """Refuse another config (resolved YAML) than the run was started with, but for what it may change.
 
         Raises:
@@ -130,7 +131,8 @@ class RunFolder:
         changed = [
             key
             for key in sorted({*before, *now})
-            if before.get(key) != now.get(key) and not any(key == c or key.startswith(f"{c}.") for c in CHANGEABLE)
+            if before.get(key) != now.get(key)
+            and not any(key == c or key.startswith(f"{c}.") for c in (*CHANGEABLE, *may_change))
         ]
         ways = "a run is resumed with the config it was started with (give another --run for another config)"
         if changed:

@@ -22,6 +22,7 @@ from toolbox.engine.distributed import restarted, taking_part
 from toolbox.engine.early_stopping import Patience
 from toolbox.engine.evaluate import Interrupted, evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
+from toolbox.engine.lengthening import check_length
 from toolbox.engine.nonfinite import (
     TrainingDiverged,
     all_finite,
@@ -70,7 +71,7 @@ def train(
     """
     precision_of(config, device_of(config))  # before anything is written
     folder, resume = run if isinstance(run, RunFolder) else RunFolder(run), resume or restarted()
-    with taking_part() as ranks, folder.opened(config.to_yaml(), resume=resume) if ranks.first else nullcontext():
+    with taking_part() as ranks, _opened(config, folder, resume) if ranks.first else nullcontext():
         job = prepare(config, folder, ranks)
         announce(job)
         if resume:
@@ -144,6 +145,12 @@ def _go_on(job: Job) -> None:
 def _evaluated(job: Job) -> bool:
     """Whether the evaluation after the present step is on record."""
     return job.ranks.from_first(job.ranks.first and job.folder.evaluated(job.state.step))
+
+
+def _opened(config: Config, folder: RunFolder, resume: bool) -> contextlib.AbstractContextManager[None]:
+    """The run folder, owned; of a run that goes on, the length may be another where that is honest."""
+    may_change = ["train.steps"] if resume and check_length(config, folder) else []
+    return folder.opened(config.to_yaml(), resume=resume, may_change=may_change)
 
 
 def _save(job: Job, *, last: bool) -> None:

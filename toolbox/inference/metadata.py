@@ -117,6 +117,15 @@ def read_classes(text: Mapping[str, str], file: Path) -> tuple[str, ...]:
     return _read(text, "classes", file, _class_names)
 
 
+def read_skeleton(text: Mapping[str, str], file: Path) -> Skeleton | None:
+    """The joints alone, or None where the file has none.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
+    return _read(text, "skeleton", file, _skeleton, default="null")
+
+
 _DAMAGED = "; the file is damaged, or something else than a run of this toolbox wrote it"
 
 
