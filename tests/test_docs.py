@@ -135,7 +135,7 @@ def write_other_formats(folder: Path) -> None:
 
 def run_rcnn(arguments: list[str]) -> tuple[int, str]:
     """Exit status, and what stands on the terminal."""
-    if arguments[0] in ("train", "sweep"):
+    if arguments[0] in ("train", "sweep") and "--replay" not in arguments:
         arguments = [*arguments, *SHORT, *SHORT_FOR.get(Path(arguments[1]).name, [])]
     log = logging.getLogger("toolbox")
     kept, log.handlers[:] = log.handlers[:], []  # the command's own handler writes to the terminal of its time

@@ -169,3 +169,38 @@ def test_the_table_is_in_percent_with_a_dash_where_nothing_was_to_be_found() -> 
         ["a", "25.0"],
         ["bee", "–"],
     ]
+
+
+def test_a_replay_takes_no_config_and_no_run_and_a_run_no_plugin(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsule = tmp_path / "step.safetensors"
+    for arguments, said in (
+        ([config, "--replay", capsule], f"--replay takes no CONFIG ({config}): the capsule has its own; leave it out"),
+        (["--replay", capsule, "--resume"], "--replay and --resume exclude each other"),
+        (["--replay", capsule, "--run", tmp_path], "--replay and --run exclude each other"),
+        (["--replay", capsule], f"{capsule}: no such file"),
+        ([config, "--plugin", "mine.py"], "--plugin goes with --replay"),
+        ([], "Missing argument 'CONFIG': write rcnn train CONFIG.yaml, or rcnn train --replay CAPSULE"),
+    ):
+        assert rcnn("train", *arguments) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_step_that_diverged_is_replayed_with_status_0_and_one_that_does_not_again_with_1(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = ["train.lr=1e30", "train.schedule={type: Constant, warmup_steps: 0}", "data.workers=0"]
+    assert rcnn("train", config, *hot, "--run", tmp_path / "run") == 1
+    assert "step 2: the loss is not finite" in capsys.readouterr().err
+    capsule = tmp_path / "run/capsules/step_000002.safetensors"
+    assert rcnn("train", "--replay", capsule) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[1] for line in shown.splitlines() if line.startswith("> ")] == ["backbone.bn1"]
+    assert "reproduced: " in shown and "step 1 before it: rpn_objectness 0." in shown
+    state, metadata = load_model(capsule)
+    healthy = {name: value.clamp(-1e-2, 1e-2) if name.startswith("model.") else value for name, value in state.items()}
+    save_model(capsule, healthy, metadata)
+    assert rcnn("train", "--replay", capsule, "train.seed=0") == 1
+    shown = capsys.readouterr().out
+    assert "not reproduced: the loss was not finite on cpu in float32, and is finite here (cpu, float32)" in shown
