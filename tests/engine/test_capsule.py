@@ -18,6 +18,7 @@ import torch
 from toolbox import plugins
 from toolbox.engine import TrainingDiverged, train
 from toolbox.engine.capsule import Replay, load_capsule, replay, save_capsule
+from toolbox.engine.distributed import ALONE
 from toolbox.engine.job import prepare
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import CheckpointError
@@ -130,7 +131,7 @@ def test_the_weights_and_running_statistics_are_those_of_before_the_step(capsule
 
 def test_the_batch_is_the_loaders_own(run: tuple[Path, str], capsule: Path, tmp_path: Path) -> None:
     kept = load_capsule(capsule).batches
-    given = list(prepare(load_config(run[0].parent / "run.yaml"), RunFolder(tmp_path)).batches(start=2))[:2]
+    given = list(prepare(load_config(run[0].parent / "run.yaml"), RunFolder(tmp_path), ALONE).batches(start=2))[:2]
     assert len(kept) == 2
     for one, other in zip(kept, given, strict=True):
         assert one.image_ids == other.image_ids and one.original_sizes == other.original_sizes

@@ -6,10 +6,8 @@ import errno
 import json
 import logging
 import math
-import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 from toolbox.data.interfaces import Sample
 from toolbox.engine import Progress, TrainingDiverged, nonfinite, train
 from toolbox.engine.checkpoint import load_checkpoint
-from toolbox.engine.nonfinite import finite_everywhere
 from toolbox.plan import Plan
 from toolbox.structures import Targets
 from toolbox.weights import load_model
@@ -334,22 +331,3 @@ def test_a_rollback_works_where_files_have_one_name_only(
     train(make(**settings), tmp_path / "copied")
     assert_same(checkpoint(tmp_path / "linked"), checkpoint(tmp_path / "copied"), but=(".window",))
     assert not [path.name for path in (tmp_path / "linked").iterdir() if path.name.endswith(".tmp")]
-
-
-def _ask(rank: int, meet: str, answers: Any) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
-    cpu = torch.device("cpu")
-    answers.put([finite_everywhere(finite, cpu) for finite in (True, rank == 0, False)])
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="forks")
-def test_all_ranks_agree_that_one_of_them_is_not_finite(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")  # a fresh interpreter would import torch for seconds
-    answers = context.Queue()
-    ranks = [context.Process(target=_ask, args=(rank, str(tmp_path / "meet"), answers)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    assert [answers.get(timeout=60) for _ in ranks] == [[True, False, False]] * 2
-    for rank in ranks:
-        rank.join(timeout=60)

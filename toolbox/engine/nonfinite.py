@@ -104,7 +104,7 @@ def on_nonfinite(
         job: its weights, optimizer and averages are those of before the step.
         step: its number, from 0.
         batches: micro-batches of the step.
-        losses: of the step, means over its images.
+        losses: of the step, means over this process's images.
         norm: of the gradient, where it is known.
 
     Raises:
@@ -142,7 +142,7 @@ def _record(job: Job, step: int, batches: Sequence[Batch], losses: Mapping[str, 
         seed=settings.seed,
         rank=job.ranks.rank,
         world=job.ranks.size,
-        reason="gradient" if all_finite(losses.values()) else "loss",
+        reason="loss" if norm is None or math.isfinite(norm) else "gradient",
         losses=dict(losses),
         gradient_norm=norm,
         lr=job.lr(step),
@@ -158,6 +158,8 @@ def _record(job: Job, step: int, batches: Sequence[Batch], losses: Mapping[str, 
 
 def _what(record: Step) -> str:
     listed = ", ".join(f"{name} {value:.4g}" for name, value in record.losses.items())
+    if record.reason == "loss" and all_finite(record.losses.values()):
+        return f"the loss of another process is not finite; here it is: {listed}"
     if record.reason == "loss":
         return f"the loss is not finite: {listed}"
     return f"the gradient is not finite (norm {record.gradient_norm}), though the loss is: {listed}"
