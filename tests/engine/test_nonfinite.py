@@ -138,11 +138,11 @@ def test_a_skipped_step_leaves_weights_statistics_optimizer_and_averages_and_cou
         same = all(torch.equal(kept[step]["model"][n], v) for n, v in kept[step - 1]["model"].items())
         assert same == (step in bad), step
         assert kept[step]["step"] == step
+    rates = [f".optimizer.param_groups.{group}.lr" for group in range(len(kept[12]["optimizer"]["param_groups"]))]
+    counted = (".step", ".setbacks", ".window", *rates)  # a step begins by setting its learning rate
     for step in bad:
         if step > 1:
-            assert_same(
-                kept[step], kept[step - 1], but=(".step", ".setbacks", ".window", ".optimizer.param_groups.0.lr")
-            )
+            assert_same(kept[step], kept[step - 1], but=counted)
     assert kept[12]["setbacks"]["skipped"] == 4 and kept[12]["setbacks"]["in_a_row"] == int(12 in bad)
     logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in logged] == [step for step in range(1, 13) if step not in bad]
