@@ -183,6 +183,8 @@ class TrainConfig:
         validation_loss: also compute the losses on `data.val` at each evaluation, logged as `val_loss`.
         early_stopping: end the run when a metric has not improved for some evaluations; needs `eval_every`.
         checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of them stay; those before the last lie in `checkpoints/`.
+        keep_best: a metric, e.g. `segm.AP`: the model that was best by it stays as `model_best.safetensors`.
         log_every: steps between lines of metrics.
         device: `auto` takes the GPU if there is one.
         precision: what products are computed in, by autocast; weights and losses stay float32. `auto` is bfloat16 on
@@ -192,6 +194,8 @@ class TrainConfig:
         compile: compile backbone and neck by `torch.compile`, once, for images of any size.
         activation_checkpointing: keep the inputs of the backbone's blocks only, and compute what is inside again for
             the gradient: less memory, more time, the same results.
+        deterministic: only operations that give the same bits each time, slower, so that a run on a GPU resumes
+            exactly; one that has no such form is an error. On a CPU all are.
         sync_bn: live batch norms take their statistics over the images of all processes (where there are several).
         ema: decay of the averaged weights, or None.
     """
@@ -222,19 +226,23 @@ class TrainConfig:
     validation_loss: bool = False
     early_stopping: EarlyStopping | None = None
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 1
+    keep_best: str | None = None
     log_every: int = 20
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     tf32: bool = True
     compile: bool = False
     activation_checkpointing: bool = False
+    deterministic: bool = False
     sync_bn: bool = False
     ema: float | None = None
 
     def __post_init__(self) -> None:
         # All of them in one error; each line begins with its setting, which is where Plan.build places it.
         wrong = []
-        for name in ("steps", "batch", "micro_batch", "scale_lr_from", "eval_every", "checkpoint_every", "log_every"):
+        counts = ("steps", "batch", "micro_batch", "scale_lr_from", "eval_every", "log_every")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 wrong.append(f"{name} is 1 or more, got {value}")
@@ -253,6 +261,11 @@ class TrainConfig:
             wrong.append(f"seed is 0 or more, got {self.seed}")
         if self.ema is not None and not 0 < self.ema < 1:
             wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
+        if self.keep_best is not None:
+            try:
+                split_metric(self.keep_best)
+            except ValueError as error:
+                wrong.append(f"keep_best: {error}")
         if self.early_stopping is not None and self.eval_every is None:
             wrong.append("early_stopping needs eval_every, else the run is evaluated at its end only")
         if not wrong:

@@ -34,8 +34,8 @@ class Patience:
             for record in records:
                 self._add(record["step"], record.get("watched", {}).get(settings.metric))
 
-    def see(self, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Take an evaluation into account; what belongs into its record."""
+    def see(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | None]:
+        """Take an evaluation into account; what belongs into its record, by the metric's name."""
         if self.settings is None:
             return {}
         name = self.settings.metric
@@ -43,7 +43,7 @@ class Patience:
         if value is None:
             logger.warning("train.early_stopping: the evaluation has no %s, so it does not count", name)
         self._add(step, value)
-        return {"watched": {name: value}}
+        return {name: value}
 
     def _add(self, step: int, value: float | None) -> None:
         if value is not None:

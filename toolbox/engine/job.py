@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ from toolbox.engine.early_stopping import Patience, check_watched
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.init_from import plan_transfer, report
+from toolbox.engine.kept import keep_last
 from toolbox.engine.model_switches import apply_switches
 from toolbox.engine.nonfinite import BlackBox
 from toolbox.engine.optim import build_optimizer
@@ -114,11 +116,29 @@ class Job:
         return iter(loader)
 
     def save(self) -> None:
-        """Write the checkpoint and the trained model."""
-        save_checkpoint(self.folder.checkpoint, self.state.state_dict())
+        """Write the trained model and the checkpoint.
+
+        In this order: killed in between, the run goes on from before, and writes the model anew.
+        """
+        self.save_model(self.folder.model)
+        save_checkpoint(self.folder.checkpoint, self.state.state_dict() | {"made_by": self.circumstances()})
+        keep_last(self.folder, self.state.step, self.config.train.keep_checkpoints)
+
+    def save_model(self, path: Path) -> None:
+        """Write the trained model."""
         data = self.train_set
         metadata = model_metadata(self.config, data.classes, data.category_ids, data.skeleton, channels_of(data))
-        save_model(self.folder.model, self.state.best_weights(), metadata)
+        save_model(path, self.state.best_weights(), metadata)
+
+    def circumstances(self) -> dict[str, str | int]:
+        """What decides the last bits of a step, beside the config: as these are, a run goes on exactly."""
+        on_gpu = self.device.type == "cuda"
+        return {
+            "torch": str(torch.__version__),
+            "processes": self.ranks.size,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu",
+            "threads": 0 if on_gpu else torch.get_num_threads(),
+        }
 
 
 def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
@@ -204,6 +224,8 @@ def check_watching(config: Config, val_set: Dataset | None) -> None:
     """
     if config.train.early_stopping is not None:
         check_watched(config, config.train.early_stopping.metric, "early_stopping", val_set)
+    if config.train.keep_best is not None:
+        check_watched(config, config.train.keep_best, "keep_best", val_set)
     if config.train.validation_loss and val_set is None:
         message = "validation_loss needs images to compute it on; add data.val"
         raise ConfigError([config.plan["train"].problem(message, "validation_loss")])

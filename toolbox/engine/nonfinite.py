@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
-import shutil
 import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +23,10 @@ from torch import Tensor, nn
 from toolbox.data.interfaces import channels_of
 from toolbox.engine.capsule import Capsule, Step, look_again, save_capsule
 from toolbox.engine.checkpoint import load_checkpoint, save_checkpoint
+from toolbox.engine.kept import give_name
 from toolbox.engine.module_statistics import Observation
 from toolbox.engine.stored_batch import faults_in
-from toolbox.errors import CheckpointError, ToolboxError, told
+from toolbox.errors import CheckpointError, StorageError, ToolboxError, told
 from toolbox.inference.metadata import model_metadata
 from toolbox.structures import Batch
 
@@ -233,18 +232,10 @@ def ready_to_roll_back(job: Job, *, scheduled: bool) -> None:
 
 def keep_as_good(folder: RunFolder) -> None:
     """Make the checkpoint what a rollback goes back to: another name of the same file, until the next is written."""
-    temporary = folder.good.with_name(f".{folder.good.name}.{os.getpid()}.tmp")
     try:
-        try:
-            os.link(folder.checkpoint, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(folder.checkpoint, temporary)
-        os.replace(temporary, folder.good)
-    except OSError as error:
-        logger.error("%s: cannot be written: %s; a rollback goes back behind it", folder.good, error.strerror or error)
-    finally:
-        with contextlib.suppress(OSError):  # renaming a file to another name of its own does nothing
-            temporary.unlink(missing_ok=True)
+        give_name(folder.checkpoint, folder.good)
+    except StorageError as error:
+        logger.error("%s; a rollback goes back behind it", error)
 
 
 def _advice(job: Job) -> str:

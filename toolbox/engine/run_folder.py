@@ -32,6 +32,8 @@ CHANGEABLE = (
     "train.validation_loss",
     "train.early_stopping",
     "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.keep_best",
     "train.log_every",
     "train.on_nonfinite",
     "data.workers",
@@ -63,6 +65,8 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint.pt"
         self.good = self.path / "checkpoint_good.pt"  # what a rollback goes back to
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "model_best.safetensors"
         self.capsules = self.path / "capsules"
         self.pictures = self.path / "pictures"
         self.log = self.path / "log.txt"
@@ -100,6 +104,11 @@ class RunFolder:
         if held and not self.held() and not (self.config.exists() and self.log.exists()):
             shown = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
             raise ToolboxError(f"{self.path}: holds files, but no run ({shown}); name a new or empty folder with --run")
+
+    def earlier(self, step: int | str) -> Path:
+        """Where the checkpoint after a step is kept once it is not the last."""
+        number = f"{step:08}" if isinstance(step, int) else step
+        return self.checkpoints / f"step_{number}.pt"
 
     def held(self) -> list[str]:
         """Names of the files by which the folder holds a run."""

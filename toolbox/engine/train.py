@@ -17,11 +17,13 @@ import torch
 
 from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
+from toolbox.engine.determinism import deterministic
 from toolbox.engine.devices import autocast, peak_memory_mb, read_later
 from toolbox.engine.distributed import restarted, taking_part
 from toolbox.engine.early_stopping import Patience
 from toolbox.engine.evaluate import Interrupted, evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
+from toolbox.engine.kept import is_best
 from toolbox.engine.lengthening import check_length
 from toolbox.engine.nonfinite import (
     TrainingDiverged,
@@ -38,6 +40,7 @@ from toolbox.engine.validation_loss import validation_losses
 from toolbox.engine.window import Window
 from toolbox.errors import StorageError
 from toolbox.inference.pictures import draw_dataset
+from toolbox.metric_names import value_of
 from toolbox.schema import Config
 from toolbox.structures import Batch
 
@@ -78,7 +81,7 @@ def train(
             _go_on(job)
         if ranks.first and config.train.on_nonfinite == "roll_back":
             ready_to_roll_back(job, scheduled=_scheduled(job, job.state.step))
-        with _stop_signals() as stop, tf32(config.train.tf32):
+        with _stop_signals() as stop, tf32(config.train.tf32), deterministic(config.train.deterministic):
             return _run(job, stop, on_progress)
 
 
@@ -138,8 +141,19 @@ def _go_on(job: Job) -> None:
     if kept is not None:
         state.load_state_dict(kept, str(file))
         logger.info("resuming after step %d of %d", state.step, job.config.train.steps)
+        _tell_changes(kept.get("made_by", {}), job)
     if job.ranks.first:
         job.folder.rewind_metrics(state.step)
+
+
+def _tell_changes(before: dict[str, str | int], job: Job) -> None:
+    now = job.circumstances()
+    changed = [f"{name} {before[name]} → {now[name]}" for name in now if name in before and before[name] != now[name]]
+    if changed:
+        logger.warning(
+            "the run goes on under other circumstances (%s): on the same images, but not to the last bit as before",
+            ", ".join(changed),
+        )
 
 
 def _evaluated(job: Job) -> bool:
@@ -331,13 +345,34 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
         draw_dataset(state.model, job.val_set, job.folder.pictures, resize=data.resize, device=job.device)
     job.folder.write_evaluation(metrics)
     summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-    job.folder.append_metrics({"step": state.step, "eval": summary, **losses, **watched})
+    watched |= _keep_if_best(job, metrics)
+    record = {"step": state.step, "eval": summary, **losses}
+    job.folder.append_metrics(record | {"watched": watched} if watched else record)
     listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
     if losses:
         each = ", ".join(f"{name} {value:.4f}" for name, value in losses["val_losses"].items())
         listed += f"; val_loss {losses['val_loss']:.4f} ({each})"
     logger.info("step %d: %s", state.step, listed)
     return metrics
+
+
+def _keep_if_best(job: Job, metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Before the evaluation is on record: killed in between, it is made again.
+
+    Returns:
+        The value of `train.keep_best`'s metric by its name; nothing without one.
+    """
+    name, folder = job.config.train.keep_best, job.folder
+    if name is None:
+        return {}
+    value = value_of(metrics, name)
+    if is_best(folder.records(), name, value):
+        try:
+            job.save_model(folder.best)
+            logger.info("step %d: %s %.4f is the best so far, kept as %s", job.state.step, name, value, folder.best)
+        except StorageError as error:
+            logger.error("%s; training goes on without keeping its best", error)
+    return {name: value}
 
 
 def _validation_losses(job: Job, on_progress: OnProgress) -> dict[str, Any]:
