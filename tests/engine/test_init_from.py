@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import toolbox
+from toolbox.cli import main
 from toolbox.engine import train
 from toolbox.engine.checkpoint import load_checkpoint
 from toolbox.engine.init_from import Transfer, plan_transfer, report
@@ -211,3 +212,27 @@ def test_a_run_starts_from_another_and_resumes_without_it(
     for values in (state["model"], *([state["ema"]] if ema else [])):
         for key, value in expected.items():
             torch.testing.assert_close(values[key], value, rtol=0, atol=1e-6)
+
+
+def test_check_and_the_log_show_the_same_table_and_backbone_weights_are_not_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept(tmp_path / "m.safetensors", known("square", "cat"))
+    overrides = [*SMALL, "data.train.length=2", "data.val.length=2", "model.backbone.weights=gone.pth"]
+    command = ["check", str(QUICKSTART), *overrides]
+    assert run_rcnn([*command, f"train.init_from={tmp_path / 'm.safetensors'}"]) == 0
+    printed = capsys.readouterr().out
+    transfer = plan_transfer(made(tmp_path / "m.safetensors"), known("circle", "square", "triangle", "star"))
+    assert all(f"  {line}\n" in printed for line in transfer.lines())
+    assert any("in part: 1 of 4 by class name: square" in line for line in transfer.lines())
+    assert transfer.lines()[-1].endswith("(99.9 %)") or transfer.part < 0.999
+    assert run_rcnn(command) == 2, "without it they are missing"
+    assert "gone.pth: no such weight file" in capsys.readouterr().err
+    assert run_rcnn([*command, f"train.init_from={tmp_path / 'k.safetensors'}"]) == 2
+    assert "train.init_from" in capsys.readouterr().err
+
+
+def run_rcnn(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)

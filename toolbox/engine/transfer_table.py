@@ -31,10 +31,11 @@ def table(fates: Sequence[_Fate], *, title: str) -> list[str]:
         rows.append((name, amount(sum(fate.values for fate in members)), became))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     taken, values = sum(fate.taken for fate in own), sum(fate.values for fate in own)
+    part = 1000 * taken // max(1, values) / 10  # rounded down, so that 100 % is all
     return [
         title,
         *(f"  {name:<{widths[0]}}  {count:>{widths[1]}}  {became}" for name, count, became in rows),
-        f"  {amount(taken)} of {amount(values)} values are loaded ({100 * taken / max(1, values):.1f} %)",
+        f"  {amount(taken)} of {amount(values)} values are loaded ({part:.1f} %)",
     ]
 
 
