@@ -66,6 +66,7 @@ SHORT_FOR = {
     "extractors.yaml": SHAPES,
     "mine.yaml": SMALL,
     "with_fill.yaml": SMALL,
+    "curves.yaml": SMALL,
     "fill_head.yaml": SHAPES,
     "quickstart.yaml": SHAPES,
     "pose.yaml": SHAPES,

@@ -186,6 +186,7 @@ DATASETS = Registry("dataset")
 TRANSFORMS = Registry("transform")
 OPTIMIZERS = Registry("optimizer", wired=("params", "lr"))
 SCHEDULES = Registry("schedule", wired=("steps",))
+LOGGERS = Registry("logger")
 
 FAMILIES: dict[str, Registry] = {
     registry.family: registry
@@ -204,6 +205,7 @@ FAMILIES: dict[str, Registry] = {
         TRANSFORMS,
         OPTIMIZERS,
         SCHEDULES,
+        LOGGERS,
     )
 }
 

@@ -20,7 +20,7 @@ from toolbox.data.sampling import RepeatFactors
 from toolbox.metric_names import split_metric
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
-from toolbox.registry import DATASETS, DETECTORS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
+from toolbox.registry import DATASETS, DETECTORS, LOGGERS, OPTIMIZERS, SCHEDULES, TRANSFORMS, Registry
 from toolbox.signatures import Component
 
 _COMPONENTS = (
@@ -34,6 +34,8 @@ _COMPONENTS = (
     "toolbox.models.detector",
     "toolbox.data",
     "toolbox.engine.optim",
+    "toolbox.engine.loggers",
+    "toolbox.engine.tensorboard",
 )
 
 
@@ -41,8 +43,8 @@ _COMPONENTS = (
 def register_builtin() -> None:
     """Import every built-in component, so that its family knows it.
 
-    By name, because this is the one place that looks up from its floor: optimizers and schedules live with the engine
-    that runs them, and a config must still be checked against them.
+    By name, because this is the one place that looks up from its floor: optimizers, schedules and loggers live with the
+    engine that runs them, and a config must still be checked against them.
     """
     for name in _COMPONENTS:
         package = importlib.import_module(name)
@@ -198,6 +200,10 @@ class TrainConfig:
             exactly; one that has no such form is an error. On a CPU all are.
         sync_bn: live batch norms take their statistics over the images of all processes (where there are several).
         ema: decay of the averaged weights, or None.
+        loggers: where numbers and pictures also go, e.g. `{type: TensorBoard}`; the console and `metrics.jsonl` always
+            have the numbers.
+        pictures: images of `data.val` that each evaluation draws into the run folder, the same ones each time; 0 for
+            none.
     """
 
     _: KW_ONLY
@@ -237,6 +243,8 @@ class TrainConfig:
     deterministic: bool = False
     sync_bn: bool = False
     ema: float | None = None
+    loggers: list[Annotated[Plan, Component(LOGGERS)]] = field(default_factory=list)
+    pictures: int = 8
 
     def __post_init__(self) -> None:
         # All of them in one error; each line begins with its setting, which is where Plan.build places it.
@@ -257,8 +265,12 @@ class TrainConfig:
                 wrong.append(f"lr_factors has 0 for '{pattern}', which trains nothing; write freeze: [{pattern}]")
             elif not 0 < factor < math.inf:
                 wrong.append(f"lr_factors has {factor} for '{pattern}'; a factor is more than 0")
-        if self.seed < 0:
-            wrong.append(f"seed is 0 or more, got {self.seed}")
+        for name in ("seed", "pictures"):
+            if getattr(self, name) < 0:
+                wrong.append(f"{name} is 0 or more, got {getattr(self, name)}")
+        said = [plan.to_dict() for plan in self.loggers]
+        if twice := [plan["type"] for index, plan in enumerate(said) if plan in said[:index]]:
+            wrong.append(f"loggers has {twice[0]} twice with the same settings, which would write everything twice")
         if self.ema is not None and not 0 < self.ema < 1:
             wrong.append(f"ema lies between 0 and 1, e.g. 0.999, got {self.ema}")
         if self.keep_best is not None:

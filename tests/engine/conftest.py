@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from toolbox.data.interfaces import Sample
 from toolbox.models.box_branch import TestSettings
-from toolbox.plan import Plan
+from toolbox.plan import Plan, plain
 from toolbox.sections import DataConfig, RunConfig, TrainConfig, register_builtin
 from toolbox.structures import Detections, Targets
 from toolbox.yaml_nodes import write
@@ -101,7 +101,7 @@ def tiny_config() -> Callable[..., Any]:
 
     def make(*, model: dict[str, Any] | None = None, val: type | None = None, **train: Any) -> Any:
         settings = {"steps": 12, "batch": 4, "lr": 0.05, "device": "cpu", "log_every": 3, **train}
-        said = {"model": model or {}, "train": settings, "data": {"workers": 0}}
+        said = {"model": model or {}, "train": plain(settings), "data": {"workers": 0}}
         plan = Plan(TinyDetector, model or {})
         return SimpleNamespace(
             model=plan,

@@ -78,6 +78,8 @@ BUILTIN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *((name, {"prob": 1.0}, {}) for name in ("GaussianNoise", "RandomSharpness", "RandomAutocontrast")),
     *((name, {"prob": 1.0}, {}) for name in ("RandomEqualize", "RandomInvert", "RandomJPEG")),
     *((name, {}, {}) for name in ("SGD", "Adam", "AdamW", "MultiStep", "Cosine")),
+    ("TensorBoard", {}, {}),
+    ("TensorBoard", {"pictures": False, "per_class": False}, {}),
 ]
 ELSEWHERE = {"CocoDataset", "RCNN"}  # these need files, or built parts: tests of their own below
 
@@ -88,6 +90,8 @@ ELSEWHERE = {"CocoDataset", "RCNN"}  # these need files, or built parts: tests o
 def test_built_in_component_keeps_every_promise(name: str, settings: dict[str, Any], wired: dict[str, Any]) -> None:
     if name == "TimmBackbone":
         pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    if name == "TensorBoard":
+        pytest.importorskip("tensorboard", reason="extra 'tensorboard' is not installed")
     check_component(name, settings=settings, wired=wired)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken import heads, parts, stages
+from broken import heads, loggers, parts, stages
 
 from toolbox.registry import FAMILIES
 from toolbox.testing import check_component, checks_of
@@ -68,6 +68,10 @@ BROKEN: list[tuple[str, type, str, str]] = [
     ("optimizer", parts.AmnesicOptimizer, "state dict", "after three more steps"),
     ("schedule", parts.ShortRunSchedule, "factors", "ZeroDivisionError"),
     ("schedule", parts.CountingSchedule, "no state", "the factor differs at step"),
+    ("logger", loggers.NestedLogger, "a whole run", "KeyError: 'bbox'"),
+    ("logger", loggers.FirstRunLogger, "a resumed run", "FileExistsError"),
+    ("logger", loggers.AveragingLogger, "an empty run", "ZeroDivisionError"),
+    ("logger", loggers.PoppingLogger, "inputs unchanged", "scalars changed them to {'losses/box'"),
 ]
 
 

@@ -218,8 +218,8 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
 
     problems: list[Problem] = []
     settings = config.train
-    for transform in config.data.transforms:
-        attempt(problems, transform.build)
+    for component in (*config.data.transforms, *settings.loggers):
+        attempt(problems, component.build)
     attempt(problems, lambda: settings.schedule.build(steps=settings.steps))
     if model is not None:
         attempt(problems, lambda: build_optimizer(config, model))

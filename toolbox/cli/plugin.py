@@ -29,10 +29,16 @@ _PARTS = {
     "roi_extractor": "{type: RoIAlign, output_size: 7}",
     "rpn_head": "{type: ConvRPNHead}",
     "transform": "{type: HorizontalFlip}",
+    "logger": "",
 }
-_BRANCH = (
-    "\n    $module:\n      extractor: {type: RoIAlign, output_size: 7}\n      head: {type: $class_name, weight: 0.5}"
-)
+# What it writes of the new component where that is more than its type.
+_OWN = {
+    "instance_head": (
+        "\n    $module:\n      extractor: {type: RoIAlign, output_size: 7}\n"
+        "      head: {type: $class_name, weight: 0.5}"
+    ),
+    "logger": "\n  loggers:\n    - {type: $class_name}",
+}
 
 
 @app.callback()
@@ -109,7 +115,7 @@ def package(module: str, class_name: str, family: str) -> dict[str, str]:
     if class_name in FAMILIES[family]:
         raise ToolboxError(f"there is a {family} '{class_name}' already (rcnn list {family}); choose another name")
     names = {"module": module, "class_name": class_name, "family": family, "project": module.replace("_", "-")}
-    own = Template(_BRANCH).substitute(names) if family == "instance_head" else f"{{type: {class_name}}}"
+    own = Template(_OWN.get(family, "{type: $class_name}")).substitute(names)
     templates = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",

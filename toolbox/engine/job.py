@@ -25,6 +25,7 @@ from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.init_from import plan_transfer, report
 from toolbox.engine.kept import keep_last
+from toolbox.engine.loggers import Loggers
 from toolbox.engine.model_switches import apply_switches
 from toolbox.engine.nonfinite import BlackBox
 from toolbox.engine.optim import build_optimizer
@@ -60,6 +61,7 @@ class Job:
         network: the state's model as it is called in training; it joins the gradients of all processes.
         schedule: factor on the learning rate by step.
         black_box: what is kept in case that a step goes wrong.
+        loggers: what is told how the run goes.
         patience: when the run ends early.
     """
 
@@ -73,6 +75,7 @@ class Job:
     state: TrainingState
     network: nn.Module
     schedule: Schedule
+    loggers: Loggers
     patience: Patience = field(default_factory=lambda: Patience(None))
     black_box: BlackBox = field(init=False)
 
@@ -142,7 +145,7 @@ class Job:
 
 
 def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
-    """Build data sets, detector, optimizer and schedule; the weights depend on the seed alone.
+    """Build data sets, detector, optimizer, schedule and loggers; the weights depend on the seed alone.
 
     Raises:
         ToolboxError: what a config or its data can have wrong.
@@ -153,6 +156,7 @@ def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
     device = device_of(config, ranks)
     dtype = precision_of(config, device)
     check_shares(config, ranks.size)
+    loggers = [plan.build() for plan in settings.loggers]
     train_set = open_dataset(config, "train")
     val_set = open_dataset(config, "val") if config.data.val is not None else None
     check_data(config, train_set, val_set)
@@ -192,6 +196,7 @@ def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
         state=TrainingState(model, optimizer, scaler, ema),
         network=ranks.wrapped(model),
         schedule=settings.schedule.build(steps=settings.steps),
+        loggers=Loggers(loggers if ranks.first else ()),
     )
 
 

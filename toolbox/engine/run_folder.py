@@ -36,6 +36,8 @@ CHANGEABLE = (
     "train.keep_best",
     "train.log_every",
     "train.on_nonfinite",
+    "train.loggers",
+    "train.pictures",
     "data.workers",
     "plugins",
 )

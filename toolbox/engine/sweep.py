@@ -223,8 +223,8 @@ def _problems(config: Config, opened: dict[str, Dataset | ToolboxError]) -> Sequ
         return None
 
     note(lambda: device_of(config))
-    for transform in config.data.transforms:
-        note(transform.build)
+    for component in (*config.data.transforms, *config.train.loggers):
+        note(component.build)
     note(lambda: config.train.schedule.build(steps=config.train.steps))
     train_set = note(lambda: _opened(config, "train", opened))
     val_set = note(lambda: _opened(config, "val", opened))

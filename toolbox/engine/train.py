@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from toolbox.data.interfaces import Dataset
 from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.determinism import deterministic
@@ -25,6 +26,7 @@ from toolbox.engine.evaluate import Interrupted, evaluate
 from toolbox.engine.job import Job, device_of, precision_of, prepare
 from toolbox.engine.kept import is_best
 from toolbox.engine.lengthening import check_length
+from toolbox.engine.loggers import RunStart
 from toolbox.engine.nonfinite import (
     TrainingDiverged,
     all_finite,
@@ -38,7 +40,7 @@ from toolbox.engine.progress import OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.validation_loss import validation_losses
 from toolbox.engine.window import Window
-from toolbox.errors import StorageError
+from toolbox.errors import DataError, StorageError
 from toolbox.inference.pictures import draw_dataset
 from toolbox.metric_names import value_of
 from toolbox.schema import Config
@@ -81,7 +83,9 @@ def train(
             _go_on(job)
         if ranks.first and config.train.on_nonfinite == "roll_back":
             ready_to_roll_back(job, scheduled=_scheduled(job, job.state.step))
-        with _stop_signals() as stop, tf32(config.train.tf32), deterministic(config.train.deterministic):
+        start = RunStart(folder.path, config.to_yaml(), job.state.step, config.train.steps)
+        exact, loggers = deterministic(config.train.deterministic), job.loggers
+        with _stop_signals() as stop, tf32(config.train.tf32), exact, loggers.running(start, stopped=stop.is_set):
             return _run(job, stop, on_progress)
 
 
@@ -283,6 +287,7 @@ def _log(job: Job, window: Window) -> dict[str, Any]:
     if not job.ranks.first:
         return record
     job.folder.append_metrics(record)
+    job.loggers.scalars(record["step"], record)
     _say(job, record, window.seconds / window.steps)
     return record
 
@@ -342,12 +347,15 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
         if not job.ranks.first:
             return metrics
         losses = _validation_losses(job, watch)
-        draw_dataset(state.model, job.val_set, job.folder.pictures, resize=data.resize, device=job.device)
+        pictures = _draw(job, job.val_set)
     job.folder.write_evaluation(metrics)
-    summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
     watched |= _keep_if_best(job, metrics)
-    record = {"step": state.step, "eval": summary, **losses}
-    job.folder.append_metrics(record | {"watched": watched} if watched else record)
+    if not job.folder.evaluated(state.step):  # a run that had done all its steps, resumed, is evaluated once more
+        summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
+        record = {"step": state.step, "eval": summary, **losses}
+        job.folder.append_metrics(record | {"watched": watched} if watched else record)
+        job.loggers.evaluation(state.step, metrics, losses)
+        job.loggers.pictures(state.step, pictures)
     listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
     if losses:
         each = ", ".join(f"{name} {value:.4f}" for name, value in losses["val_losses"].items())
@@ -389,6 +397,18 @@ def _validation_losses(job: Job, on_progress: OnProgress) -> dict[str, Any]:
         on_progress=on_progress,
     )
     return {"val_loss": sum(losses.values()), "val_losses": losses}
+
+
+def _draw(job: Job, dataset: Dataset) -> list[Path]:
+    """Draw `train.pictures` images into a folder of this step's; a full disk costs the pictures, not the run."""
+    folder, count = job.folder.pictures / f"step_{job.state.step:06}", job.config.train.pictures
+    try:
+        return draw_dataset(
+            job.state.model, dataset, folder, resize=job.config.data.resize, device=job.device, count=count
+        )
+    except DataError as error:
+        logger.warning("%s; training goes on", error)
+        return []
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from toolbox.testing.constructors import CONSTRUCTOR_CHECKS
 from toolbox.testing.data import DATASET_CHECKS, TRANSFORM_CHECKS
 from toolbox.testing.detectors import DETECTOR_CHECKS
 from toolbox.testing.heads import INSTANCE_HEAD_CHECKS
+from toolbox.testing.loggers import LOGGER_CHECKS
 from toolbox.testing.modules import MODULE_CHECKS, REGION_CHECKS
 from toolbox.testing.pieces import LOSS_CHECKS, SAMPLER_CHECKS
 from toolbox.testing.promises import PROMISES
@@ -45,6 +46,7 @@ _CHECKS: dict[str, tuple[Check, ...]] = {
     "transform": TRANSFORM_CHECKS,
     "optimizer": OPTIMIZER_CHECKS,
     "schedule": SCHEDULE_CHECKS,
+    "logger": LOGGER_CHECKS,
 }
 
 

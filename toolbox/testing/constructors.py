@@ -51,7 +51,7 @@ def _documented(case: Case) -> None:
 @check(
     "interface",
     "it defines the methods of its family and sets the attributes that the next stage reads",
-    "see the family in toolbox/models/interfaces.py or toolbox/data/interfaces.py",
+    "see the family in toolbox/models/interfaces.py, toolbox/data/interfaces.py or toolbox/engine/loggers.py",
 )
 def _interface(case: Case) -> None:
     missing = case.registry.missing_methods(case.cls)
