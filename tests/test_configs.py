@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import toolbox
 from toolbox.masks import InstanceMasks, PolygonMask
+from toolbox.models.detector import RCNN
 from toolbox.structures import Skeleton, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,14 +24,25 @@ CLASSES = ("a", "b")
 SKELETON = Skeleton(names=("left", "right"), pairs=((0, 1),), sigmas=(0.05, 0.05))
 
 
+# How many regions go through a stage is a number, not a part of what is tested: C4 runs c5 on each of them.
+FEW = [
+    "test.detections=8",
+    "model.rpn.test.after_nms=30",
+    "model.rpn.train.after_nms=60",
+    "model.box.sampler={type: RandomSampler, size: 16}",
+]
+
+
 def small(path: Path) -> toolbox.schema.Config:
-    """The config without pretrained weights; norms that need them become ones that do not."""
+    """The config without pretrained weights; norms that need them become ones that do not; and with few regions."""
     config = toolbox.load_config(path)
     overrides = []
     if config.model["backbone"]["weights"] is not None:
         overrides += ["model.backbone.weights=null", "model.backbone.norm=bn"]
     if config.model.given.get("roi_stage") is not None:  # not every detector has one
         overrides += ["model.roi_stage.weights=null", "model.roi_stage.norm=bn"]
+    if config.model.cls is RCNN:
+        overrides += FEW
     return toolbox.load_config(path, overrides)
 
 

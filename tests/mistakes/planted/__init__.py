@@ -5,7 +5,7 @@ Data, so that both the test (tests/mistakes) and the table (benchmarks/mistakes.
 
 from __future__ import annotations
 
-from planted import annotation_files, command_lines, names, plugins, runs, values, weights, wiring, yaml_text
+from planted import annotation_files, command_lines, names, plugins, runs, sweeps, values, weights, wiring, yaml_text
 from planted.mistake import Mistake, Outcome, run
 
 MISTAKES: tuple[Mistake, ...] = (
@@ -18,6 +18,7 @@ MISTAKES: tuple[Mistake, ...] = (
     *annotation_files.MISTAKES,
     *weights.MISTAKES,
     *runs.MISTAKES,
+    *sweeps.MISTAKES,
 )
 
 __all__ = ["MISTAKES", "Mistake", "Outcome", "run"]

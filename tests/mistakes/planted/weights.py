@@ -97,6 +97,20 @@ def backbone(name: str, plant: Callable[[Path], object], fault: str | list[str],
 
 EVAL, EVAL_CONFIG = "eval runs/mine", f"eval run.yaml --weights {MODEL}"
 
+
+def foreign(folder: Path) -> None:
+    """A tensor by a name of torchvision's detectors, and one by a name of MMDetection's."""
+    import torch
+
+    torch.save({"backbone.body.conv1.weight": torch.zeros(1)}, folder / "resnet_body.pth")
+    torch.save({"state_dict": {"rpn_head.rpn_conv.bias": torch.zeros(1)}}, folder / "mmdetection.pth")
+
+
+def imported(name: str, command: str, at: str, fault: str, right: str) -> Mistake:
+    whole = f"weights import {command} --config run.yaml --out new.safetensors"
+    return on_command_line("weights", name, whole, at, fault, right, plant=several(write(RUN), a_run, foreign))
+
+
 MISTAKES: tuple[Mistake, ...] = (
     typed("file that is not there", "eval run.yaml --weights runs/mine/model.safetensor", "runs/mine/model.safetensor",
           "no such file", "did you mean 'runs/mine/model.safetensors'?"),
@@ -136,6 +150,12 @@ MISTAKES: tuple[Mistake, ...] = (
     backbone("weights of some other network", fully_convolutional, ["conv1.weight", "'encoder.0.weight'"],
              "torchvision"),
     backbone("web page as backbone weights", write(HTML, "resnet.pth"), "web page", "download"),
+    imported("torchvision's weights imported as Detectron2's", "resnet_body.pth --from detectron2", "resnet_body.pth",
+             "weights of torchvision", "write --from torchvision"),
+    imported("MMDetection's weights imported as torchvision's", "mmdetection.pth", "mmdetection.pth",
+             "weights of MMDetection", "write --from mmdetection"),
+    imported("the toolbox's own model imported", MODEL, MODEL, "a model file of the toolbox", "needs no import"),
+    imported("a run folder imported", "runs/mine", "runs/mine", "a run folder", "needs no import"),
     damaged("resume from a checkpoint cut short", "train run.yaml --run runs/mine --resume",
             replaced("checkpoint.pt", kept=0.5), "runs/mine/checkpoint.pt", "cut short", ["model.safetensors", "copy"]),
     damaged("resume from an empty checkpoint", "train run.yaml --run runs/mine --resume",
