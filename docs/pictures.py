@@ -13,8 +13,12 @@ import numpy as np
 import PIL.Image
 
 import toolbox
-from toolbox.data import Sample, Shapes, View, apply_view
-from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter
+from toolbox.data import Sample, Shapes, Transform, View, apply_view
+from toolbox.data.batching import Key
+from toolbox.data.copy_paste import CopyPaste
+from toolbox.data.loader import seen_samples
+from toolbox.data.transforms import HorizontalFlip, MinIoUCrop, ScaleJitter
+from toolbox.data.turns import RandomRotation
 from toolbox.visualize import captioned, draw_detections, draw_sample, grid
 
 FOLDER = Path(__file__).parent / "pictures"
@@ -39,27 +43,69 @@ def detections(run: str, count: int = 3) -> np.ndarray:
     return grid([*truth, *guesses], count)
 
 
-def augmentations(count: int = 3) -> np.ndarray:
-    """One image with masks and joints, and how training may see it: by ScaleJitter in the middle, a crop below.
+def augmentations(count: int = 2) -> np.ndarray:
+    """Images with masks and joints as they are, and beside them how training may see them by one transform each.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    shapes = Shapes(length=12, seed=3, height=160, width=208, keypoints=True)
-    flip = HorizontalFlip()
+    shapes = _shapes()
     ways = {
         "ScaleJitter": ScaleJitter(height=160, width=208, min_scale=0.4, max_scale=2.0),
-        "RandomCrop": RandomCrop(height=112, width=144),
+        "RandomRotation": RandomRotation(degrees=30.0),
+        "MinIoUCrop": MinIoUCrop(overlaps=(0.1, 0.3)),
     }
-    pictures = [captioned(_drawn(shapes, shapes.load(index)), "as it is") for index in range(count)]
-    for row, (name, transform) in enumerate(ways.items()):
-        for index in range(count):
-            sample = shapes.load(index)
-            rng = np.random.default_rng([row, index])
-            view = transform(flip(View(*sample.image.shape[:2]), rng), rng)
-            seen = apply_view(sample, view, skeleton=shapes.skeleton)
+    flip = HorizontalFlip()
+    pictures = []
+    for index in range(count):
+        pictures.append(captioned(_drawn(shapes, shapes.load(index)), "as it is"))
+        for column, (name, transform) in enumerate(ways.items()):
+            seen = _seen(shapes, index, [flip, transform], seed=10 * column + index + 4)
             pictures.append(captioned(_drawn(shapes, seen), name))
-    return grid(pictures, count)
+    return grid(pictures, 1 + len(ways))
+
+
+def pasting(count: int = 2) -> np.ndarray:
+    """Jittered images, others jittered on their own, and objects of these pasted over the first.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    shapes = Shapes(length=12, seed=3, height=160, width=208)
+    jitter = ScaleJitter(height=160, width=208, min_scale=0.7, max_scale=1.6)
+    pictures = []
+    for index in range(count):
+        looking = _Looking()
+        below = _seen(shapes, index, [jitter, looking], seed=6)
+        assert looking.other is not None and looking.other.sample is not None
+        other = apply_view(looking.other.sample, looking.other, skeleton=shapes.skeleton)
+        pasted = _seen(shapes, index, [jitter, CopyPaste(max_objects=3)], seed=6)
+        for name, sample in {"an image, jittered": below, "another": other, "CopyPaste": pasted}.items():
+            pictures.append(captioned(_drawn(shapes, sample), name))
+    return grid(pictures, 3)
+
+
+class _Looking:
+    """Draws another image as CopyPaste would, and keeps it instead."""
+
+    def __init__(self) -> None:
+        self.other: View | None = None
+
+    def __call__(self, view: View, rng: np.random.Generator) -> View:
+        rng.random()
+        assert view.another is not None
+        self.other = view.another(rng)
+        return view
+
+
+def _shapes() -> Shapes:
+    return Shapes(length=12, seed=3, height=160, width=208, keypoints=True)
+
+
+def _seen(shapes: Shapes, index: int, transforms: list[Transform], *, seed: int) -> Sample:
+    """An image as training would see it."""
+    key = Key(0, index)
+    return next(seen_samples(shapes, [key], resize=None, transforms=transforms, seed=seed))
 
 
 def _drawn(shapes: Shapes, sample: Sample) -> np.ndarray:
@@ -69,7 +115,8 @@ def _drawn(shapes: Shapes, sample: Sample) -> np.ndarray:
 def main(run: str) -> None:
     """Write every picture, as a PNG of few colours."""
     FOLDER.mkdir(exist_ok=True)
-    for name, picture in {"detections": detections(run), "augmentations": augmentations()}.items():
+    pictures = {"detections": detections(run), "augmentations": augmentations(), "pasting": pasting()}
+    for name, picture in pictures.items():
         image = PIL.Image.fromarray(picture).quantize(COLOURS, dither=PIL.Image.Dither.NONE)
         image.save(FOLDER / f"{name}.png", optimize=True)
 
