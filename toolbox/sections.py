@@ -95,6 +95,8 @@ class DataConfig:
         transforms: augmentations of training images, in order.
         min_visible: an object keeps its place in a training image while at least this part of its box is in it.
         workers: loader processes.
+        timeout: seconds to wait for a training batch before the run stops and says at which image its worker is; 0
+            waits for ever.
         group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
         repeat_factors: show training images of rare classes more often, as LVIS does; an epoch grows by the repeats.
         negatives: the part of the training images that have no object (0 for none), sampled anew each epoch; by default
@@ -108,6 +110,7 @@ class DataConfig:
     transforms: list[Annotated[Plan, Component(TRANSFORMS)]] = field(default_factory=list)
     min_visible: float = 0.1
     workers: int = 2
+    timeout: int = 1800
     group_by_aspect: bool = True
     repeat_factors: RepeatFactors | None = None
     negatives: float | None = None
@@ -118,6 +121,8 @@ class DataConfig:
             wrong.append(f"min_visible is a part of a box, 0 to 1, got {self.min_visible}")
         if self.workers < 0:
             wrong.append(f"workers is 0 (load in the training process) or more, got {self.workers}")
+        if self.timeout < 0:
+            wrong.append(f"timeout is 0 (wait for ever) or more seconds, got {self.timeout}")
         if self.negatives is not None and not 0 <= self.negatives < 1:
             wrong.append(f"negatives is a part of the images, 0 or more and below 1, e.g. 0.1, got {self.negatives}")
         if wrong:

@@ -19,6 +19,7 @@ from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_o
 from toolbox.data.packing import PackedBatch, packed
 from toolbox.data.resize import Resize
 from toolbox.data.sampling import ImageSampling
+from toolbox.data.watch import Watch, blamed, explained
 from toolbox.data.worker import prepare_worker, signals_held_back
 from toolbox.errors import DataError, ToolboxError, counted
 from toolbox.masks import InstanceMasks
@@ -41,12 +42,23 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         with signals_held_back():  # until the workers, which start here, know what to do with them
             batches = iter(self._loader)
-        for batch in batches:
-            # Workers hand wrong input over as a value: raised there, its message would be wrapped in the worker's
-            # traceback.
-            if isinstance(batch, ToolboxError):
-                raise batch
-            yield batch.unpacked() if isinstance(batch, PackedBatch) else batch
+        watch: Watch = self._loader.dataset.watch  # type: ignore[attr-defined]
+        if self._loader.num_workers:
+            watch.listen()
+        try:
+            for batch in batches:
+                # Workers hand wrong input over as a value: raised there, its message would be wrapped in the worker's
+                # traceback.
+                if isinstance(batch, ToolboxError):
+                    raise batch
+                yield batch.unpacked() if isinstance(batch, PackedBatch) else batch
+        except RuntimeError as error:
+            meaning = explained(error)
+            if meaning is error:
+                raise
+            raise meaning from None
+        finally:
+            watch.end()
 
 
 def training_loader(
@@ -65,6 +77,7 @@ def training_loader(
     group_aspect: bool = True,
     min_visible: float = 0.1,
     pin_memory: bool = False,
+    timeout: float = 0,
     sampling: ImageSampling | None = None,
 ) -> Loader:
     """Batches of augmented images in an order that depends on the seed alone.
@@ -89,6 +102,7 @@ def training_loader(
         group_aspect: keep portrait and landscape images in different batches where possible.
         min_visible: an object keeps its place while at least this part of its box is on the canvas.
         pin_memory: for faster copies to a GPU.
+        timeout: seconds to wait for a worker's batch before an error says where it is; 0 waits for ever.
         sampling: how often each image comes in an epoch; None for once.
     """
     if batch < 1 or not 0 <= rank < world:
@@ -97,10 +111,10 @@ def training_loader(
     if micro_batch < 1 or batch % (micro_batch * world):
         raise ValueError(f"batch ({batch}) is not a multiple of micro_batch ({micro_batch}) times world ({world})")
     cuts = [slice(start, start + micro_batch) for start in range(rank * micro_batch, batch, micro_batch * world)]
-    source = _Source(dataset, resize, tuple(transforms), seed, min_visible)
+    source = _Source(dataset, resize, tuple(transforms), seed, min_visible, workers)
     batches = _TrainingBatches(dataset, batch, cuts, seed, start_step, steps, group_aspect, sampling)
     left = None if steps is None else max(0, steps - start_step) * len(cuts)
-    return Loader(_data_loader(source, batches, workers, seed, pin_memory), left)
+    return Loader(_data_loader(source, batches, workers, seed, pin_memory, timeout), left)
 
 
 def evaluation_loader(
@@ -112,14 +126,15 @@ def evaluation_loader(
     rank: int = 0,
     world: int = 1,
     pin_memory: bool = False,
+    timeout: float = 0,
 ) -> Loader:
     """All images in order, each once, not augmented; ranks take turns by image, the last batch may be smaller."""
     if batch < 1 or not 0 <= rank < world:
         raise ValueError(f"batch is at least 1 and rank below world, not batch {batch}, rank {rank} of {world}")
     mine = range(rank, len(dataset), world)
     batches = [[Key(0, i) for i in mine[start : start + batch]] for start in range(0, len(mine), batch)]
-    source = _Source(dataset, resize, None, 0, 0.0)
-    return Loader(_data_loader(source, batches, workers, 0, pin_memory), len(batches))
+    source = _Source(dataset, resize, None, 0, 0.0, workers)
+    return Loader(_data_loader(source, batches, workers, 0, pin_memory, timeout), len(batches))
 
 
 def seen_samples(
@@ -187,12 +202,14 @@ class _Source(torch.utils.data.Dataset[Any]):
         transforms: tuple[Transform, ...] | None,
         seed: int,
         min_visible: float,
+        workers: int = 0,
     ) -> None:
         self.dataset = dataset
         self.resize = resize
         self.transforms = transforms
         self.seed = seed
         self.min_visible = min_visible
+        self.watch = Watch(workers)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The plugins come first, as pickle reads in order: the data set or a transform may be of one.
@@ -213,6 +230,7 @@ class _Source(torch.utils.data.Dataset[Any]):
 
     def load(self, index: int) -> Sample:
         """An image as the data set gives it."""
+        self.watch.at(index)
         sample = self.dataset.load(index)
         _check_channels(sample, self.dataset)
         return sample
@@ -226,10 +244,24 @@ class _Source(torch.utils.data.Dataset[Any]):
 
     def __getitems__(self, keys: list[Key]) -> Batch | PackedBatch | ToolboxError:
         try:
-            batch = collate([self[key] for key in keys])
+            batch = collate([self._made(key) for key in keys])
             return batch if torch.utils.data.get_worker_info() is None else packed(batch)
         except ToolboxError as error:
             return error
+        finally:
+            self.watch.at()
+
+    def _made(self, key: Key) -> Sample:
+        try:
+            return self[key]
+        except ToolboxError:
+            raise
+        except Exception as error:
+            blame = blamed(error, key.image, self.dataset)
+            if blame is None or torch.utils.data.get_worker_info() is None:
+                error.add_note(f"loading image number {key.image} of {type(self.dataset).__name__}")
+                raise
+            raise blame from error
 
 
 def _check_channels(sample: Sample, dataset: Dataset) -> None:
@@ -292,7 +324,9 @@ class _TrainingBatches:
             yield from (keys[cut] for cut in self.cuts)
 
 
-def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_memory: bool) -> DataLoader[Any]:
+def _data_loader(
+    source: _Source, batches: Any, workers: int, seed: int, pin_memory: bool, timeout: float
+) -> DataLoader[Any]:
     return DataLoader(
         source,
         batch_sampler=batches,
@@ -300,6 +334,7 @@ def _data_loader(source: _Source, batches: Any, workers: int, seed: int, pin_mem
         collate_fn=_as_it_is,
         worker_init_fn=prepare_worker,
         pin_memory=pin_memory,
+        timeout=timeout if workers else 0,
         # DataLoader draws a seed for its workers; from torch's global generator that would shift the model's
         # randomness.
         generator=torch.Generator().manual_seed(seed),

@@ -114,6 +114,7 @@ class Job:
             group_aspect=data.group_by_aspect,
             min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
+            timeout=data.timeout,
             sampling=sampling_of(self.config, self.train_set),
         )
         return iter(loader)
