@@ -74,8 +74,8 @@ def explained(error: RuntimeError) -> Exception:
         return DataError(f"{_lost(said)} ({busy}, counted from 0)")
     if "timed out after" in said:
         return DataError(
-            f"no batch came for {said.rpartition('after ')[2].strip()} ({busy}, counted from 0): the disk or the data set "
-            "hangs or is slow; look at that image, or raise data.timeout (0 waits for ever)"
+            f"no batch came for {said.rpartition('after ')[2].strip()} ({busy}, counted from 0): the disk or "
+            "the data set hangs or is slow; look at that image, or raise data.timeout (0 waits for ever)"
         )
     return error
 
