@@ -98,6 +98,9 @@ class DataConfig:
         timeout: seconds to wait for a training batch before the run stops and says at which image its worker is; 0
             waits for ever.
         group_by_aspect: batch wide images with wide ones and tall with tall, so that less is padded.
+        cache: `decoded` keeps the images of data.train in memory once they were loaded, for all workers together.
+        cache_gb: most memory of the cache of a training process, in gigabytes (10^9 bytes); by default what all images
+            need.
         repeat_factors: show training images of rare classes more often, as LVIS does; an epoch grows by the repeats.
         negatives: the part of the training images that have no object (0 for none), sampled anew each epoch; by default
             each such image comes once an epoch, as any other.
@@ -112,6 +115,8 @@ class DataConfig:
     workers: int = 2
     timeout: int = 1800
     group_by_aspect: bool = True
+    cache: Literal["none", "decoded"] = "none"
+    cache_gb: float | None = None
     repeat_factors: RepeatFactors | None = None
     negatives: float | None = None
 
@@ -123,6 +128,8 @@ class DataConfig:
             wrong.append(f"workers is 0 (load in the training process) or more, got {self.workers}")
         if self.timeout < 0:
             wrong.append(f"timeout is 0 (wait for ever) or more seconds, got {self.timeout}")
+        if self.cache_gb is not None and not 0 < self.cache_gb < math.inf:
+            wrong.append(f"cache_gb is more than 0 gigabytes, got {self.cache_gb}")
         if self.negatives is not None and not 0 <= self.negatives < 1:
             wrong.append(f"negatives is a part of the images, 0 or more and below 1, e.g. 0.1, got {self.negatives}")
         if wrong:

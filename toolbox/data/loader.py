@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from toolbox.data.batching import Key, global_batches
+from toolbox.data.cache import SampleCache
 from toolbox.data.composition import in_order
 from toolbox.data.geometry import apply_view, scaling
 from toolbox.data.interfaces import Dataset, Sample, Transform, View, channels_of
@@ -78,6 +79,7 @@ def training_loader(
     min_visible: float = 0.1,
     pin_memory: bool = False,
     timeout: float = 0,
+    cache: int = 0,
     sampling: ImageSampling | None = None,
 ) -> Loader:
     """Batches of augmented images in an order that depends on the seed alone.
@@ -103,6 +105,7 @@ def training_loader(
         min_visible: an object keeps its place while at least this part of its box is on the canvas.
         pin_memory: for faster copies to a GPU.
         timeout: seconds to wait for a worker's batch before an error says where it is; 0 waits for ever.
+        cache: bytes of memory for images that were loaded, shared by the workers; 0 for none.
         sampling: how often each image comes in an epoch; None for once.
     """
     if batch < 1 or not 0 <= rank < world:
@@ -111,7 +114,7 @@ def training_loader(
     if micro_batch < 1 or batch % (micro_batch * world):
         raise ValueError(f"batch ({batch}) is not a multiple of micro_batch ({micro_batch}) times world ({world})")
     cuts = [slice(start, start + micro_batch) for start in range(rank * micro_batch, batch, micro_batch * world)]
-    source = _Source(dataset, resize, tuple(transforms), seed, min_visible, workers)
+    source = _Source(dataset, resize, tuple(transforms), seed, min_visible, workers, cache)
     batches = _TrainingBatches(dataset, batch, cuts, seed, start_step, steps, group_aspect, sampling)
     left = None if steps is None else max(0, steps - start_step) * len(cuts)
     return Loader(_data_loader(source, batches, workers, seed, pin_memory, timeout), left)
@@ -203,6 +206,7 @@ class _Source(torch.utils.data.Dataset[Any]):
         seed: int,
         min_visible: float,
         workers: int = 0,
+        cache: int = 0,
     ) -> None:
         self.dataset = dataset
         self.resize = resize
@@ -210,6 +214,7 @@ class _Source(torch.utils.data.Dataset[Any]):
         self.seed = seed
         self.min_visible = min_visible
         self.watch = Watch(workers)
+        self.cache = SampleCache(len(dataset), cache, workers) if cache else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The plugins come first, as pickle reads in order: the data set or a transform may be of one.
@@ -231,8 +236,13 @@ class _Source(torch.utils.data.Dataset[Any]):
     def load(self, index: int) -> Sample:
         """An image as the data set gives it."""
         self.watch.at(index)
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return kept
         sample = self.dataset.load(index)
         _check_channels(sample, self.dataset)
+        if self.cache is not None:
+            self.cache.put(index, sample)
         return sample
 
     def another(self, index: int, rng: np.random.Generator) -> View:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from toolbox.accumulation import accumulation
+from toolbox.data.cache import plan_cache
 from toolbox.data.counts import count_objects, labels_by_image
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
@@ -115,6 +116,7 @@ class Job:
             min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout,
+            cache=plan_cache(self.train_set, data.cache_gb) if data.cache == "decoded" else 0,
             sampling=sampling_of(self.config, self.train_set),
         )
         return iter(loader)
