@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from toolbox.cli import main
-from toolbox.cli.progress_line import ProgressLine, describe
+from toolbox.cli.progress_line import ProgressLine, describe, progress_line
 from toolbox.cli.train import metrics_table
-from toolbox.engine.progress import Progress
+from toolbox.engine.progress import ON_SCREEN, Progress
 from toolbox.weights import load_model, save_model
 
 CONFIG = """
@@ -156,6 +156,25 @@ def test_only_a_terminal_gets_the_line() -> None:
     assert "1/1" in terminal.getvalue() and "loss 0.500" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r\x1b[K")
     assert file.getvalue() == ""
+
+
+def test_results_and_warnings_stand_on_lines_of_their_own_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, log = Terminal(), logging.getLogger("toolbox")
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr("sys.stdout", terminal)
+    screen = logging.StreamHandler(terminal)
+    monkeypatch.setattr(log, "handlers", [screen])
+    log.setLevel(logging.INFO)
+    with progress_line() as line:
+        line(Progress("train", 1, 2, {"loss": 0.5, "losses": {"box": 0.2, "mask": 0.3}}))
+        log.info("step 1/2: every so often")
+        log.info("step 1: bbox AP 0.500", extra=ON_SCREEN)
+        line(Progress("train", 2, 2))
+        log.warning("odd")
+    shown = terminal.getvalue().split("\r\x1b[K")
+    assert shown[2] == "step 1: bbox AP 0.500\n" and " 2/2" in shown[3] and shown[4] == "odd\n"
+    assert "loss 0.500  box 0.200  mask 0.300" in shown[3]
+    assert screen.filters == [] and "every so often" not in terminal.getvalue()
 
 
 def test_the_table_is_in_percent_with_a_dash_where_nothing_was_to_be_found() -> None:

@@ -19,7 +19,7 @@ _BAR = 24  # characters
 
 
 class ProgressLine:
-    """`train [########----]  120/600  3.4/s  0:02:21 left  loss 0.83`, while the output is a terminal.
+    """`train [########----]  120/600  3.4/s  0:02:21 left  loss 0.83  mask 0.31`, while the output is a terminal.
 
     Args:
         stream: where to draw; anything but a terminal gets nothing.
@@ -43,7 +43,8 @@ class ProgressLine:
             self._recent.clear()
         self._recent.append((now, progress.done))
         if "loss" in progress.record:
-            self._note = f"  loss {progress.record['loss']:.3f}"
+            losses = {"loss": progress.record["loss"], **progress.record.get("losses", {})}
+            self._note = "".join(f"  {name} {value:.3f}" for name, value in losses.items())
         if now - self._drawn >= _REDRAW or progress.done == progress.total:
             self._drawn = now
             self._draw(f"{describe(progress, self._rate())}{self._note if progress.phase == 'train' else ''}")
@@ -65,20 +66,26 @@ class ProgressLine:
 
 @contextlib.contextmanager
 def progress_line() -> Iterator[ProgressLine]:
-    """A progress line on a terminal; the log's lines are then left to log.txt, except for warnings."""
+    """A progress line on a terminal; the log's lines are then left to log.txt, except for results and warnings."""
     line = ProgressLine()
     line.shown &= ranks_of_environment().first
     screens = [h for h in logging.getLogger("toolbox").handlers if type(h) is logging.StreamHandler]
-    levels = [handler.level for handler in screens]
+
+    def make_room(record: logging.LogRecord) -> bool:
+        shown = record.levelno >= logging.WARNING or getattr(record, "on_screen", False)
+        if shown:
+            line.clear()  # else it would be written behind the bar
+        return shown
+
     if line.shown:
         for handler in screens:
-            handler.setLevel(logging.WARNING)
+            handler.addFilter(make_room)
     try:
         yield line
     finally:
         line.clear()
-        for handler, level in zip(screens, levels, strict=True):
-            handler.setLevel(level)
+        for handler in screens:
+            handler.removeFilter(make_room)
 
 
 def describe(progress: Progress, rate: float | None) -> str:

@@ -13,6 +13,7 @@ from toolbox.errors import counted
 logger = logging.getLogger("toolbox")
 
 HEARTBEAT = 30.0  # seconds
+ON_SCREEN = {"on_screen": True}  # `extra` of log lines that a terminal shows beside its progress line: results
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from toolbox.engine.nonfinite import (
     ready_to_roll_back,
 )
 from toolbox.engine.precision import tf32
-from toolbox.engine.progress import OnProgress, Progress, about
+from toolbox.engine.progress import ON_SCREEN, OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.validation_loss import validation_losses
 from toolbox.engine.window import Window
@@ -101,7 +101,7 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
         first, batches = state.step + 1, job.batches(start=state.step)
         for done in range(first, settings.steps + 1):
             if job.patience.verdict is not None:
-                logger.info("early stopping after step %d: %s", state.step, job.patience.verdict)
+                logger.info("early stopping after step %d: %s", state.step, job.patience.verdict, extra=ON_SCREEN)
                 finished = True
                 break
             optimizer_step(job, done - 1, batches, state.window)
@@ -144,7 +144,7 @@ def _go_on(job: Job) -> None:
     kept = job.ranks.from_first(load_checkpoint(file) if job.ranks.first and file.exists() else None)
     if kept is not None:
         state.load_state_dict(kept, str(file))
-        logger.info("resuming after step %d of %d", state.step, job.config.train.steps)
+        logger.info("resuming after step %d of %d", state.step, job.config.train.steps, extra=ON_SCREEN)
         _tell_changes(kept.get("made_by", {}), job)
     if job.ranks.first:
         job.folder.rewind_metrics(state.step)
@@ -360,7 +360,7 @@ def _evaluate(job: Job, stop: threading.Event, on_progress: OnProgress | None) -
     if losses:
         each = ", ".join(f"{name} {value:.4f}" for name, value in losses["val_losses"].items())
         listed += f"; val_loss {losses['val_loss']:.4f} ({each})"
-    logger.info("step %d: %s", state.step, listed)
+    logger.info("step %d: %s", state.step, listed, extra=ON_SCREEN)
     return metrics
 
 
