@@ -101,6 +101,8 @@ step build build
 step cuda_tests cuda_tests
 SHOW=80 step ops "$python" benchmarks/ops.py --device cuda --json "$out/ops.json"
 SHOW=80 step infer "$python" benchmarks/infer.py
+SHOW=80 step train_step "$python" benchmarks/train_step.py --device cuda --precision bfloat16 --repeats 20 --warmup 5
+SHOW=80 step train_step_float32 "$python" benchmarks/train_step.py --device cuda --repeats 20 --warmup 5
 if [ -n "$data" ]; then
     step train_nuclei train_nuclei
     [ -f "$out/nuclei/eval.json" ] && cat "$out/nuclei/eval.json"

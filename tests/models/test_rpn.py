@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator as TorchvisionAnchors
 from torchvision.models.detection.image_list import ImageList
 
-from toolbox.models.boxes import Matcher
+from toolbox.models.boxes import Matcher, RandomSampler
 from toolbox.models.rpn import RPN, AnchorGenerator, ConvRPNHead, ProposalCounts
+from toolbox.models.rpn.cells import Cells, cells_of, surroundings
 from toolbox.structures import FeatureSpec, ImageBatch, Targets
 
 ONE = torch.ones(1, dtype=torch.bool)
@@ -174,3 +176,73 @@ def test_crowd_trains_no_anchor() -> None:
     assert not matches.foreground.any()
     inside = (torch.cat(predictions.anchors)[:, :2] > 0).all(1) & (torch.cat(predictions.anchors)[:, 2:] < 64).all(1)
     assert not matches.background[0, inside].any()
+
+
+@pytest.mark.parametrize("convolutions", [0, 1, 2])
+def test_the_gradient_through_sampled_cells_is_the_one_through_whole_maps(convolutions: int) -> None:
+    torch.manual_seed(0)
+    anchors = AnchorGenerator(FEATURES, sizes=(16, 32))
+    head = ConvRPNHead(8, anchors.num_anchors, convolutions=convolutions).double()
+    for parameter in head.parameters():  # biases too: beyond the border is zero, not a convolution's bias
+        torch.nn.init.normal_(parameter, std=0.3)
+    rpn = RPN(FEATURES, head=head, anchors=anchors, sampler=RandomSampler(size=60))
+    images, truth = image_batch((64, 48), (60, 64)), targets([[[2, 2, 20, 18]], [[30, 30, 63, 59]]])
+    read = {"p2": torch.randn(2, 8, 16, 12).double(), "p3": torch.randn(2, 8, 8, 6).double()}
+    found = []
+    for whole in (True, False):
+        features = {name: level.clone().requires_grad_() for name, level in read.items()}
+        rpn.zero_grad()
+        predictions = rpn(features, images)
+        assert predictions.maps is not None and not predictions.logits[0].requires_grad
+        if whole:  # as a head without `at` is trained
+            logits, deltas = head(list(features.values()))
+            predictions = replace(
+                predictions,
+                logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
+                deltas=[level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas],
+                maps=None,
+            )
+        torch.manual_seed(1)
+        losses = rpn.loss(predictions, truth)
+        sum(losses.values()).backward()
+        gradients = [value.grad for value in (*features.values(), *head.parameters())]
+        found.append([*losses.values(), *gradients])
+    for expected, ours in zip(*found, strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_cells_are_where_their_anchors_stand() -> None:
+    # Two levels of 2 × 3 and 1 × 2 cells with 2 anchors each: 12 anchors, then 4.
+    cells, anchor = cells_of(torch.tensor([[0, 11, 12], [7, 15, 2]]), [(2, 3), (1, 2)], 2)
+    assert cells.image.tolist() == [0, 0, 0, 1, 1, 1]
+    assert cells.level.tolist() == [0, 0, 1, 0, 1, 0]
+    assert cells.y.tolist() == [0, 1, 0, 1, 0, 0] and cells.x.tolist() == [0, 2, 0, 0, 1, 1]
+    assert anchor.tolist() == [0, 1, 0, 1, 1, 0]
+
+
+def test_what_surrounds_a_corner_is_zero_beyond_the_border() -> None:
+    level = torch.arange(1.0, 7.0).reshape(1, 1, 2, 3)
+    at = torch.zeros(1, dtype=torch.int64)
+    values, inside = surroundings([level], Cells(at, at, at, at), radius=1)
+    assert values.tolist() == [[[[0, 0, 0], [0, 1, 2], [0, 4, 5]]]]
+    assert torch.equal(inside, values > 0)
+
+
+@pytest.mark.parametrize(("sampler", "few"), [(RandomSampler(size=80), True), (RandomSampler(size=81), False)])
+def test_whole_maps_are_used_where_most_of_them_are_sampled(sampler: RandomSampler, few: bool) -> None:
+    predictions = make_rpn(sampler=sampler)(maps(), image_batch((64, 64)))  # 16 · 16 + 8 · 8 = 320 cells
+    assert (predictions.maps is not None) is few
+    assert make_rpn(sampler=TakeAll())(maps(), image_batch((64, 64))).maps is None
+
+
+def test_a_head_of_another_forward_is_trained_through_whole_maps() -> None:
+    class Doubled(ConvRPNHead):
+        def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+            logits, deltas = super().forward(features)
+            return [2 * level for level in logits], deltas
+
+    rpn = make_rpn(sampler=RandomSampler(size=8))
+    rpn.head = Doubled(8, 3)
+    predictions = rpn(maps(), image_batch((64, 64)))
+    assert predictions.maps is None and predictions.logits[0].requires_grad

@@ -32,6 +32,7 @@ class Command:
         function: in that module; or a `typer.Typer` for a command with subcommands.
         summary: its line in `rcnn --help`.
         passes_on: options that it does not know are arguments, for a script that it runs.
+        computes: it runs a model for long, so that the allocator is worth setting.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Command:
     function: str
     summary: str
     passes_on: bool = False
+    computes: bool = False
 
     @property
     def exists(self) -> bool:
@@ -49,10 +51,12 @@ class Command:
 
 
 COMMANDS = (
-    Command("train", "train", "train", "Train a detector, or go on with a run."),
-    Command("eval", "train", "evaluate", "Evaluate a run or a config with weights."),
-    Command("sweep", "sweep", "sweep", "Train the variants of a base config; one table."),
-    Command("predict", "predict", "predict", "Detect objects in images; write COCO results and pictures."),
+    Command("train", "train", "train", "Train a detector, or go on with a run.", computes=True),
+    Command("eval", "train", "evaluate", "Evaluate a run or a config with weights.", computes=True),
+    Command("sweep", "sweep", "sweep", "Train the variants of a base config; one table.", computes=True),
+    Command(
+        "predict", "predict", "predict", "Detect objects in images; write COCO results and pictures.", computes=True
+    ),
     Command("check", "inspect_commands", "check", "Everything that can be known before training, in one list."),
     Command("show", "inspect_commands", "show", "The resolved config, the wiring, parameters and cost."),
     Command("data", "data", "app", "Look at images as training sees them."),
@@ -70,7 +74,7 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
         name="rcnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
     )
     app.callback(help="Faster and Mask R-CNN from one YAML.")(_options)
-    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    chosen = _chosen(arguments)
     for command in COMMANDS:
         if not command.exists:
             continue
@@ -141,6 +145,18 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
             raise ToolboxError(f"no option '{name}': config keys are written without dashes; write {key}={value}")
 
 
+def _keep_memory(arguments: Sequence[str]) -> None:
+    if any(command.computes for command in COMMANDS if command.name == _chosen(arguments)):
+        from toolbox.cli.allocator import keep_memory
+
+        keep_memory()
+
+
+def _chosen(arguments: Sequence[str]) -> str | None:
+    """The command that is named."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
 def _blame(error: Exception) -> str | None:
     """The line of a plugin's own code that an error came through, and what was being done; None if it did not."""
     if "toolbox.plugins" not in sys.modules:
@@ -177,6 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _log_to_stderr()
     try:
         _refuse_dashes(arguments)
+        if argv is None:  # else the process, and its allocator, are somebody else's
+            _keep_memory(arguments)
         build_app(arguments)(arguments, prog_name="rcnn")
     except ToolboxError as error:
         if debug:

@@ -17,6 +17,7 @@ NAMES = {
     "data": ("the training loader beside torchvision's", "a minute or two"),
     "ops": ("RoI operations beside torchvision's", "five minutes"),
     "infer": ("a whole model beside torchvision's", "five minutes"),
+    "train_step": ("a training step beside torchvision's and Detectron2's", "ten minutes"),
     "masks": ("masks to run lengths beside the usual route", "half a minute"),
     "startup": ("how long commands take to say their first word", "two minutes"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,10 +33,19 @@ def check(
     overrides: Overrides = None,
     data: Annotated[bool, typer.Option(help="Also open the data sets.")] = True,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    step: Annotated[
+        bool | None,
+        typer.Option(
+            help="Also train on the first batches, and forecast time and memory; by default in a terminal.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[float, typer.Option(help="Seconds after which no further step is begun.")] = 20.0,
 ) -> None:
     """Everything that can be known before training, in one list.
 
-    Reads the config, opens its data sets and builds the model without memory; exits with 2 if anything is wrong.
+    Reads the config, opens its data sets and builds the model without memory; exits with 2 if anything is wrong. Then,
+    in a terminal, a few real training steps are measured in a folder that is thrown away: time and memory of the run.
     """
     from toolbox.precheck import precheck
 
@@ -77,6 +87,10 @@ def check(
     epoch = sampling.images_per_epoch if sampling is not None else len(sets.get("train", ()))
     epochs = f", {images / epoch:.1f} epochs" if epoch else ""
     typer.echo(f"  train: {counted(checked.train.steps, 'step')} of {counted(checked.train.batch, 'image')}{epochs}")
+    if "train" in sets and (sys.stdout.isatty() if step is None else step):
+        from toolbox.cli.forecast_lines import print_forecast
+
+        print_forecast(checked, Path("runs") / config.stem, limit)
 
 
 def show(

@@ -92,16 +92,16 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
         StorageError: there is no room for it; the old one is whole.
     """
     # An open file instead of a path: torch's own writer does not pass on what the system says.
-    with replacing(path, needed=_size(state)) as temporary, temporary.open("wb") as file:
+    with replacing(path, needed=size_of(state)) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
 
 
-def _size(state: Any) -> int:
+def size_of(state: Any) -> int:
     """Bytes of the tensors in nested mappings and lists."""
     if isinstance(state, Tensor):
         return state.nbytes
     inner = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return sum(map(_size, inner))
+    return sum(map(size_of, inner))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

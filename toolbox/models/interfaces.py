@@ -68,7 +68,11 @@ class Neck(Protocol):
 
 @RPN_HEADS.interface
 class RPNHead(Protocol):
-    """Objectness and box deltas of every anchor: `__init__(in_channels, num_anchors, *, settings…)`."""
+    """Objectness and box deltas of every anchor: `__init__(in_channels, num_anchors, *, settings…)`.
+
+    A head that can be asked for single cells has a method `at(features, cells)` (toolbox/models/rpn/cells.py): S cells
+    → logits (S, A) and deltas (S, 4 A). Training then takes the gradient through these alone: the same one, for less.
+    """
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W), an anchor's adjacent."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from toolbox.models.heads.layers import check_at_least
+from toolbox.models.rpn.cells import Cells, surroundings
 from toolbox.registry import RPN_HEADS
 
 
@@ -45,3 +47,14 @@ class ConvRPNHead(nn.Module):
         """Per level (N, C, H, W) → objectness logits (N, A, H, W) and deltas (N, 4 A, H, W)."""
         hidden = [self.convolutions(feature) for feature in features]
         return [self.objectness(x) for x in hidden], [self.deltas(x) for x in hidden]
+
+    def at(self, features: Sequence[Tensor], cells: Cells) -> tuple[Tensor, Tensor]:
+        """The same at S cells alone: objectness logits (S, A) and deltas (S, 4 A)."""
+        layers = [layer for layer in self.convolutions if isinstance(layer, nn.Conv2d)]
+        hidden, inside = surroundings(features, cells, radius=len(layers))
+        for layer in layers:
+            hidden = F.conv2d(hidden, layer.weight, layer.bias).relu()
+            inside = inside[..., 1:-1, 1:-1]
+            hidden = hidden * inside  # what a layer pads with is zero, not what would stand beyond the border
+        predicted = [F.conv2d(hidden, layer.weight, layer.bias) for layer in (self.objectness, self.deltas)]
+        return predicted[0].flatten(1), predicted[1].flatten(1)

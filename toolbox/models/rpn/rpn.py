@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,6 +14,7 @@ from toolbox.models.boxes import BoxCoder, Matcher, RandomSampler, batched_nms, 
 from toolbox.models.interfaces import Loss, RPNHead, Sampler
 from toolbox.models.losses import BinaryCrossEntropy, SmoothL1
 from toolbox.models.rpn.anchors import AnchorGenerator
+from toolbox.models.rpn.cells import cells_of
 from toolbox.structures import FeatureSpec, ImageBatch, Proposals, Targets
 
 
@@ -42,11 +44,14 @@ class AnchorPredictions:
         anchors: (H · W · A, 4).
         logits: (N, H · W · A).
         deltas: (N, H · W · A, 4).
+        maps: what the head read, where logits and deltas carry no gradient because it computes them again at the cells
+            that the loss looks at; else None.
     """
 
     anchors: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     deltas: list[Tensor] = field(default_factory=list)
+    maps: list[Tensor] | None = None
 
 
 class RPN(nn.Module):
@@ -105,11 +110,16 @@ class RPN(nn.Module):
     def forward(self, features: Mapping[str, Tensor], images: ImageBatch) -> AnchorPredictions:
         """Score every anchor. Maps (N, C, H, W) by name."""
         maps = [features[name] for name in self.features]
-        logits, deltas = self.head(maps)
+        # The gradient of the loss is zero but at a few hundred cells: taken through the whole maps it would cost twice
+        # the head's forward pass, and keep every hidden map.
+        few = torch.is_grad_enabled() and _looks_at_cells(self.head) and self._samples_few(maps)
+        with torch.no_grad() if few else contextlib.nullcontext():
+            logits, deltas = self.head(maps)
         return AnchorPredictions(
             anchors=self.anchors(maps, (images.tensor.shape[-2], images.tensor.shape[-1])),
             logits=[level.permute(0, 2, 3, 1).flatten(1) for level in logits],
             deltas=[level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for level in deltas],
+            maps=maps if few else None,
         )
 
     @torch.no_grad()
@@ -142,8 +152,7 @@ class RPN(nn.Module):
         anchors = torch.cat(predictions.anchors)
         matches = self.matcher.match_batch(anchors, targets.boxes, targets.valid, targets.crowd)
         index, valid, foreground = self.sampler.sample(matches.foreground, matches.background)
-        logits = torch.cat(predictions.logits, dim=1).gather(1, index)
-        deltas = torch.cat(predictions.deltas, dim=1).gather(1, index[..., None].expand(-1, -1, 4))
+        logits, deltas = self._predicted_at(predictions, index)
         count = valid.sum().clamp(min=1)
         objectness = self.objectness_loss(logits, foreground.to(logits.dtype))
         if targets.boxes.shape[1] == 0:
@@ -158,3 +167,27 @@ class RPN(nn.Module):
             "rpn_objectness": torch.where(valid, objectness, 0.0).sum() / count,
             "rpn_box": box_loss,
         }
+
+    def _samples_few(self, maps: list[Tensor]) -> bool:
+        """Whether the loss looks at less than a quarter of the cells; a sampler of another kind may want them all."""
+        cells = sum(level.shape[-2] * level.shape[-1] for level in maps)
+        return isinstance(self.sampler, RandomSampler) and 4 * self.sampler.size <= cells
+
+    def _predicted_at(self, predictions: AnchorPredictions, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, S) and deltas (N, S, 4) of the anchors that `index` (N, S) names."""
+        if predictions.maps is None:
+            logits = torch.cat(predictions.logits, dim=1).gather(1, index)
+            return logits, torch.cat(predictions.deltas, dim=1).gather(1, index[..., None].expand(-1, -1, 4))
+        sizes = [(level.shape[-2], level.shape[-1]) for level in predictions.maps]
+        count = len(predictions.anchors[0]) // (sizes[0][0] * sizes[0][1])
+        cells, anchor = cells_of(index, sizes, count)
+        logits, deltas = self.head.at(predictions.maps, cells)  # type: ignore[attr-defined]
+        rows = anchor[:, None]
+        deltas = deltas.unflatten(1, (-1, 4)).gather(1, rows[..., None].expand(-1, 1, 4))
+        return logits.gather(1, rows).reshape(index.shape), deltas.reshape(*index.shape, 4)
+
+
+def _looks_at_cells(head: object) -> bool:
+    """Whether a head can be asked for single cells; a subclass with another `forward` cannot by its parent's `at`."""
+    owner = next((cls for cls in type(head).__mro__ if {"at", "forward"} & vars(cls).keys()), object)
+    return "at" in vars(owner)
