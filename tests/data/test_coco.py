@@ -194,7 +194,7 @@ def broken(change: Callable[[dict[str, Any]], Any], expected: str) -> Any:
         broken(lambda c: c["annotations"][2].update(bbox=[1, 2, float("nan"), 3]), "annotation 3: bbox is"),
         broken(lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), r"annotation 3: bbox is \[1, 2, 3\]; it is"),
         broken(lambda c: c["images"][0].pop("height"), "image 7 has no height"),
-        broken(lambda c: c["images"][0].update(file_name="z.png"), r"1 of 2 images are missing, .* z\.png \(image"),
+        broken(lambda c: c["images"][0].update(file_name="z.png"), r"1 of 2 images is missing, .* z\.png \(image"),
         broken(lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3]]), "annotation 1: a polygon has an odd"),
         broken(lambda c: c["annotations"][0].update(segmentation=[[1, 2, 3, 4]]), "annotation 1: no polygon .* three"),
         broken(
