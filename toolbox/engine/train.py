@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
     with contextlib.suppress(Stopped):
         if 0 < state.step < settings.steps and _evaluation_due(job, state.step) and not _evaluated(job):
             metrics = _evaluate(job, stop, on_progress)  # it was stopped in this evaluation
-        first, batches = state.step + 1, job.batches(start=state.step)
+        first, batches = state.step + 1, _settled(job, job.batches(start=state.step))
         for done in range(first, settings.steps + 1):
             if job.patience.verdict is not None:
                 logger.info("early stopping after step %d: %s", state.step, job.patience.verdict, extra=ON_SCREEN)
@@ -136,6 +137,24 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
         "metrics": metrics,
         "stopped_early": job.patience.verdict if state.step < settings.steps else None,
     }
+
+
+def _settled(job: Job, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Several processes: the same batches, once the gradients are summed in the order that they keep.
+
+    DistributedDataParallel orders them by its first backward pass, and sums of three and more depend on it; so what a
+    process does first when it is started or started anew is a pass that changes nothing.
+    """
+    batch = next(batches, None) if job.ranks.size > 1 else None
+    if batch is None:
+        return batches
+    job.black_box.keep_buffers()
+    with autocast(job.device, job.autocast):
+        losses = job.network(batch.images, batch.targets)
+    sum(losses.values()).backward()
+    job.black_box.restore_buffers()
+    job.state.optimizer.zero_grad(set_to_none=True)
+    return chain([batch], batches)
 
 
 def _go_on(job: Job) -> None:
