@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -75,7 +76,11 @@ class Ranks:
             return
         parent = os.getppid()
         die_with_parent(lambda: os.getppid() == parent)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # torchrun may keep its store over a restart, with the addresses of processes that are dead.
+        store, rank, size = next(dist.rendezvous("env://", self.rank, self.size, timeout=PATIENCE))
+        store = dist.PrefixStore(f"start_{_restarts()}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -113,7 +118,9 @@ class Ranks:
         """The model to call in training: its backward pass leaves the mean of all processes' gradients."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # its successor's name is unknown to torch 2.11
+            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def joining_gradients(self, network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
         """For a step's forward and backward passes: only the last joins what all of them left."""
@@ -139,7 +146,11 @@ def ranks_of_environment() -> Ranks:
 
 def restarted() -> bool:
     """Whether torchrun started this process anew after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
         report(transfer)
         transfer.apply(model)
     if settings.sync_bn:
-        _synchronise(config, model)
+        _synchronise(config, model, device)
     # Maps are channels-last, and weights of another layout would be converted at every call.
     model.to(device).to(memory_format=torch.channels_last).train()
     apply_switches(config, model)
@@ -264,9 +264,9 @@ def known_of(train_set: Dataset) -> dict[str, Any]:
     return {"classes": train_set.classes, "skeleton": train_set.skeleton, "channels": channels_of(train_set)}
 
 
-def _synchronise(config: Config, model: nn.Module) -> None:
+def _synchronise(config: Config, model: nn.Module, device: torch.device) -> None:
     try:
-        synchronise(model)
+        synchronise(model, device)
     except ValueError as error:
         raise ConfigError([config.plan["train"].problem(str(error), "sync_bn")]) from error
 

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's, which refuses tensors on the CPU; there the sums go round by gloo."""
+class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """On the CPU: the sums go round by gloo."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (N, C, …), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, …) → the same shape."""
-        together = self.training and dist.is_initialized() and dist.get_world_size() > 1
-        if not together or input.device.type != "cpu":
+        if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         over, shape = [0, *range(2, input.ndim)], (1, -1, *(1,) * (input.ndim - 2))
         count = _SumOverRanks.apply(input.new_tensor(input.numel() / input.shape[1]))
@@ -53,20 +56,25 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
-def synchronise(model: nn.Module) -> None:
+def synchronise(model: nn.Module, device: torch.device) -> None:
     """Replace a model's live batch norms; parameters, buffers and state-dict names stay, and frozen ones as well.
+
+    Args:
+        model: whose norms are replaced, in place.
+        device: that it will be on.
 
     Raises:
         ValueError: it has batch norms that do more than normalise, as some of timm's networks.
     """
+    kind = HostSyncBatchNorm if device.type == "cpu" else nn.SyncBatchNorm
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
-            if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, SyncBatchNorm):
+            if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or isinstance(norm, kind):
                 continue
             if type(norm) not in _BATCH_NORMS:
-                kind = type(norm).__name__
-                raise ValueError(f"sync_bn cannot take {kind}'s place; use a network of other norms, or sync_bn: false")
-            together = SyncBatchNorm(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+                name = type(norm).__name__
+                raise ValueError(f"sync_bn cannot take {name}'s place; use a network of other norms, or sync_bn: false")
+            together = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
             together.weight, together.bias = norm.weight, norm.bias
             together.running_mean, together.running_var = norm.running_mean, norm.running_var
             together.num_batches_tracked = norm.num_batches_tracked
