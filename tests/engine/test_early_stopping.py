@@ -19,6 +19,7 @@ from toolbox.sections import EarlyStopping
 
 MakeConfig = Callable[..., Any]
 training = importlib.import_module("toolbox.engine.train")  # the package's `train` is the function
+validation = importlib.import_module("toolbox.engine.validate")
 
 
 def ends_after(values: list[float | None], **settings: Any) -> int | None:
@@ -71,8 +72,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
         values.step = number + 1
 
     monkeypatch.setattr(training, "optimizer_step", step)
-    monkeypatch.setattr(training, "evaluate", values)
-    monkeypatch.setattr(training, "draw_dataset", lambda *_, **__: None)
+    monkeypatch.setattr(validation, "evaluate", values)
+    monkeypatch.setattr(validation, "draw_dataset", lambda *_, **__: None)
     return values
 
 
@@ -128,7 +129,7 @@ def test_a_run_stopped_after_any_step_ends_where_it_would_have(
 def test_a_run_killed_around_any_evaluation_ends_where_it_would_have(
     watching: MakeConfig, tmp_path: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, at: int, when: str
 ) -> None:
-    whole = training._evaluate
+    whole = training.validate
 
     def dies(*arguments: Any) -> Any:
         if (scripted.step, when) == (at, "before"):
@@ -139,7 +140,7 @@ def test_a_run_killed_around_any_evaluation_ends_where_it_would_have(
         return result
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(training, "_evaluate", dies)
+        patch.setattr(training, "validate", dies)
         train(watching(), tmp_path / "run")
     result = train(watching(), tmp_path / "run", resume=True)
     assert (result["step"], result["finished"], evaluated(tmp_path / "run")) == (8, True, {2, 4, 6, 8})

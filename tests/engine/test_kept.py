@@ -20,7 +20,7 @@ from toolbox.errors import ConfigError
 from toolbox.weights import load_model
 
 MakeConfig = Callable[..., Any]
-LOOP = importlib.import_module("toolbox.engine.train")  # as the package has a function of this name
+VALIDATION = importlib.import_module("toolbox.engine.validate")
 
 
 def steps_kept(run: Path) -> list[int]:
@@ -98,7 +98,7 @@ class Fading:
 def test_the_model_that_was_best_stays(
     tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(LOOP, "evaluate", Fading([0.1, 0.3, 0.2]))
+    monkeypatch.setattr(VALIDATION, "evaluate", Fading([0.1, 0.3, 0.2]))
     config = tiny_config(
         steps=6, eval_every=2, val=tiny_images, keep_best="bbox.AP", ema=0.9, keep_checkpoints=9, checkpoint_every=2
     )
@@ -114,7 +114,7 @@ def test_a_run_killed_before_its_best_was_on_record_keeps_it_on_resuming(
     tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(steps=4, eval_every=2, val=tiny_images, keep_best="bbox.AP")
-    monkeypatch.setattr(LOOP, "evaluate", Fading([0.1, 0.3]))
+    monkeypatch.setattr(VALIDATION, "evaluate", Fading([0.1, 0.3]))
     monkeypatch.setattr(
         RunFolder, "write_evaluation", lambda *_: (_ for _ in ()).throw(MemoryError) if _[1]["bbox"]["AP"] > 0.2 else 0
     )
@@ -122,7 +122,7 @@ def test_a_run_killed_before_its_best_was_on_record_keeps_it_on_resuming(
         train(config, tmp_path)
     (tmp_path / "model_best.safetensors").unlink(missing_ok=True)
     monkeypatch.setattr(RunFolder, "write_evaluation", lambda *_: None)
-    monkeypatch.setattr(LOOP, "evaluate", Fading([0.3]))
+    monkeypatch.setattr(VALIDATION, "evaluate", Fading([0.3]))
     train(config, tmp_path, resume=True)
     assert (tmp_path / "model_best.safetensors").exists()
 

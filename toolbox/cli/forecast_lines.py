@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from toolbox.engine.forecast import Forecast, forecast
+from toolbox.engine.nonfinite import TrainingDiverged
 from toolbox.engine.progress import about
-from toolbox.engine.train import TrainingDiverged
 from toolbox.errors import ToolboxError, counted
 from toolbox.schema import Config
 

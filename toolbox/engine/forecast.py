@@ -22,7 +22,7 @@ from toolbox.engine.distributed import Ranks
 from toolbox.engine.job import Job, prepare
 from toolbox.engine.precision import tf32
 from toolbox.engine.run_folder import RunFolder
-from toolbox.engine.train import optimizer_step
+from toolbox.engine.step import optimizer_step
 from toolbox.engine.window import Window
 from toolbox.schema import Config
 from toolbox.structures import Batch
