@@ -106,3 +106,14 @@ def test_a_model_file_has_the_permissions_of_any_other_file(tmp_path: Path) -> N
     save_model(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, {})
     (tmp_path / "other").touch()
     assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
+    """safetensors itself writes its metadata in another order each time."""
+    metadata = {f"key {number}": 'é "quoted"\n\t\u0001 \\ value' for number in range(20)}
+    weights = {"b": torch.rand(3), "a": torch.rand(2, 2).half(), "none": torch.zeros(0)}
+    for number in range(4):
+        save_model(tmp_path / f"{number}.safetensors", weights, metadata)
+    assert len({(tmp_path / f"{number}.safetensors").read_bytes() for number in range(4)}) == 1
+    again, told = load_model(tmp_path / "0.safetensors")
+    assert told == metadata and all(torch.equal(again[name], weights[name]) for name in weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -35,6 +37,19 @@ def save_model(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Map
             save_file(tensors, temporary, {"format": "pt", **metadata})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        _order_metadata(temporary)
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the metadata in a header, which safetensors writes in a random order: the same model, the same bytes."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(ordered) <= length:  # else an escape is longer in Python's JSON, and the order stays
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
