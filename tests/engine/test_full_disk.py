@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -56,3 +57,29 @@ def test_a_full_disk_at_the_end_leaves_the_checkpoint_before_whole(
     assert not list((tmp_path / "run").glob(".*.tmp"))
     monkeypatch.setattr(torch, "save", SAVE)
     assert train(tiny_config(steps=3, checkpoint_every=1), tmp_path / "run", resume=True)["finished"]
+
+
+def test_an_evaluation_on_a_full_disk_costs_its_files_and_not_the_run(
+    tiny_config: Callable[..., Any],
+    tiny_images: type,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(ending: str, write: Callable[..., int]) -> Callable[..., int]:
+        def write_unless(path: Path, *content: Any, **how: Any) -> int:
+            if path.name.endswith(ending):  # of a file, `.<name>.<pid>.tmp` while it is written
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(path, *content, **how)
+
+        return write_unless
+
+    mark = f".{os.getpid()}.tmp"
+    monkeypatch.setattr(Path, "write_bytes", full(f".jpg{mark}", Path.write_bytes))
+    monkeypatch.setattr(Path, "write_text", full(f"eval.json{mark}", Path.write_text))
+    run = tmp_path / "run"
+    assert train(tiny_config(val=tiny_images, steps=4, eval_every=2), run)["finished"]
+    for file in ("100.jpg", "eval.json"):
+        assert caplog.text.count(f"{file}: cannot be written: No space left on device") == 2
+    evaluated = [line["step"] for line in map(json.loads, (run / "metrics.jsonl").open()) if "eval" in line]
+    assert evaluated == [2, 4]

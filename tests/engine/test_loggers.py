@@ -207,7 +207,7 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(
         (tmp_path / "run/pictures").touch()
 
     assert train(tiny_config(val=tiny_images, steps=2), tmp_path / "run", on_progress=be_in_the_way)["finished"]
-    assert "100.jpg: the picture cannot be written: " in caplog.text and "; training goes on" in caplog.text
+    assert "100.jpg: cannot be written: " in caplog.text and "; training goes on" in caplog.text
     assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [2]
 
 

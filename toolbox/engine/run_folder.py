@@ -207,7 +207,11 @@ class RunFolder:
         return any("eval" in record and record["step"] == step for record in self.records())
 
     def write_evaluation(self, metrics: Mapping[str, Any]) -> None:
-        """Replace `eval.json`."""
+        """Replace `eval.json`.
+
+        Raises:
+            StorageError: it cannot be written; the one of before is whole.
+        """
         with replacing(self.evaluation) as file:
             file.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
 

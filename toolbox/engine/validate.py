@@ -59,7 +59,7 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
             return metrics
         losses = _validation_losses(job, watch)
         pictures = _draw(job, job.val_set)
-    job.folder.write_evaluation(metrics)
+    _write(job, metrics)
     watched |= _keep_if_best(job, metrics)
     if not job.folder.evaluated(state.step):  # a run that had done all its steps, resumed, is evaluated once more
         summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
@@ -73,6 +73,14 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
         listed += f"; val_loss {losses['val_loss']:.4f} ({each})"
     logger.info("step %d: %s", state.step, listed, extra=ON_SCREEN)
     return metrics
+
+
+def _write(job: Job, metrics: dict[str, Any]) -> None:
+    """`eval.json`; a full disk costs the file, not the run, which has the metrics in its log."""
+    try:
+        job.folder.write_evaluation(metrics)
+    except StorageError as error:
+        logger.error("%s; training goes on", error)
 
 
 def _keep_if_best(job: Job, metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -117,6 +125,6 @@ def _draw(job: Job, dataset: Dataset) -> list[Path]:
         return draw_dataset(
             job.state.model, dataset, folder, resize=job.config.data.resize, device=job.device, count=count
         )
-    except DataError as error:
+    except (DataError, StorageError) as error:
         logger.warning("%s; training goes on", error)
         return []

@@ -13,7 +13,7 @@ from torch import nn
 
 from toolbox.data.interfaces import Dataset
 from toolbox.data.resize import Resize, resize_image
-from toolbox.errors import DataError
+from toolbox.errors import DataError, StorageError
 from toolbox.visualize import captioned, draw_detections, draw_sample, grid, picture_scale
 from toolbox.weights import replacing
 
@@ -70,15 +70,16 @@ def write_picture(path: Path, picture: np.ndarray) -> Path:
     """Write (h, w, 3) uint8 RGB as a JPEG; the folder is made when missing.
 
     Raises:
-        DataError: the folder cannot be written to, or the picture is larger than a JPEG can be.
+        DataError: the picture is larger than a JPEG can be.
+        StorageError: it cannot be written.
     """
     done, content = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise DataError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} pixels does not fit a JPEG")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content.tobytes())
     except OSError as error:
-        raise DataError(f"{path}: the picture cannot be written: {error.strerror}") from None
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.tobytes())
     return path
