@@ -180,6 +180,43 @@ def test_synchronised_batch_norms_see_the_images_of_all_processes(tmp_path: Path
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
 
 
+EMPTY = """\
+import sys
+import torch
+from toolbox.engine.distributed import taking_part
+from toolbox.engine.sync_norm import HostSyncBatchNorm
+
+torch.manual_seed(0)
+images = torch.rand(6, 4, 8, 8).bfloat16()
+norm = HostSyncBatchNorm(4)
+with taking_part() as ranks:
+    ranks.join(torch.device("cpu"))
+    nothing = norm(torch.zeros(0, 4, 8, 8, requires_grad=True))
+    nothing.sum().backward()
+    before = {name: value.clone() for name, value in norm.named_buffers()}
+    out = norm(images[:0] if ranks.first else images)  # one process alone has values
+    if not ranks.first:
+        found = {"nothing": nothing.detach(), "before": before, "out": out.detach(), "norm": norm.state_dict()}
+        torch.save(found, sys.argv[1])
+"""
+
+
+def test_synchronised_batch_norms_bear_processes_without_regions_and_bfloat16(tmp_path: Path) -> None:
+    """As torch's batch norm of one process: no values leave the statistics, and those of 16 bits are summed in 32."""
+    script = tmp_path / "script.py"
+    script.write_text(EMPTY)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, str(script), str(tmp_path / "two.pt")], check=True, capture_output=True, timeout=120)
+    found = torch.load(tmp_path / "two.pt", weights_only=True)
+    torch.manual_seed(0)
+    images, norm = torch.rand(6, 4, 8, 8).bfloat16(), torch.nn.BatchNorm2d(4)
+    assert found["nothing"].shape == norm(torch.zeros(0, 4, 8, 8)).shape
+    torch.testing.assert_close(found["before"], dict(norm.named_buffers()))
+    expected = norm(images)
+    torch.testing.assert_close(found["out"], expected, rtol=0, atol=2**-7)  # a last bit of values up to 2
+    torch.testing.assert_close(found["norm"], dict(norm.state_dict()), rtol=1e-5, atol=1e-6)
+
+
 def test_who_a_process_is_stands_in_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks_of_environment() == ALONE == Ranks(0, 1, 0) and not restarted()
     values = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}

@@ -12,7 +12,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """On the CPU: the sums go round by gloo."""
+    """On the CPU: the sums go round by gloo, in float32 at least; without any values the statistics stay."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
@@ -23,13 +23,17 @@ class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(input)
         over, shape = [0, *range(2, input.ndim)], (1, -1, *(1,) * (input.ndim - 2))
-        count = _SumOverRanks.apply(input.new_tensor(input.numel() / input.shape[1]))
-        mean = _SumOverRanks.apply(input.sum(over)) / count
-        centred = input - mean.view(shape)
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))  # under autocast it may be bfloat16
+        count = _SumOverRanks.apply(wide.new_tensor(input.numel() / input.shape[1]))
+        if count == 0:  # a head on regions where no process has one
+            return super().forward(input)
+        mean = _SumOverRanks.apply(wide.sum(over)) / count
+        centred = wide - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(over)) / count
         self._follow(mean.detach(), (variance * count / (count - 1)).detach())
         normal = centred * (variance + self.eps).rsqrt().view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+        scaled = normal * self.weight.view(shape) + self.bias.view(shape) if self.affine else normal
+        return scaled.to(input.dtype)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics towards this step's, (C,) each."""
