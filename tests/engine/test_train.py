@@ -15,6 +15,7 @@ import torch
 from toolbox.engine import Progress, TrainingDiverged, train
 from toolbox.engine.checkpoint import TrainingState, load_checkpoint
 from toolbox.engine.progress import counted
+from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import CheckpointError, ConfigError, DataError, DeviceError, ToolboxError
 from toolbox.weights import load_model
 
@@ -179,6 +180,15 @@ def test_resuming_with_another_config_names_the_keys(tiny_config: MakeConfig, tm
         train(tiny_config(steps=1, tf32=True), tmp_path / "run", resume=True)
     again = train(tiny_config(steps=1, log_every=1), tmp_path / "run", resume=True)  # how it is watched may change
     assert again["finished"]
+
+
+def test_a_run_goes_on_with_what_a_machine_of_less_memory_or_a_slower_disk_needs(tmp_path: Path) -> None:
+    """What the messages about memory and silent workers recommend; no image is another one for it."""
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("data: {cache: decoded, cache_gb: 2.0, timeout: 30, min_visible: 0.1}\n")
+    folder.check_same("data: {cache: none, cache_gb: null, timeout: 1800, min_visible: 0.1}\n")
+    with pytest.raises(ConfigError, match=r"data\.min_visible: the run has 0\.1, now it is 0\.2"):
+        folder.check_same("data: {cache: none, min_visible: 0.2}\n")
 
 
 def test_resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so(

@@ -39,6 +39,9 @@ CHANGEABLE = (
     "train.loggers",
     "train.pictures",
     "data.workers",
+    "data.timeout",
+    "data.cache",
+    "data.cache_gb",
     "plugins",
 )
 
