@@ -217,6 +217,37 @@ def test_synchronised_batch_norms_bear_processes_without_regions_and_bfloat16(tm
     torch.testing.assert_close(found["norm"], dict(norm.state_dict()), rtol=1e-5, atol=1e-6)
 
 
+HUGE = """\
+import sys
+
+sys.path.insert(0, sys.argv[2])
+from conftest import TinyDetector, tiny_config
+from toolbox.engine import TrainingDiverged, train
+from toolbox.plan import Plan
+
+class Huge(TinyDetector):
+    def forward(self, images, targets):
+        return {name: loss * 1e25 for name, loss in super().forward(images, targets).items()}
+
+config = tiny_config.__wrapped__()(steps=2, clip_norm=1.0)
+config.model = Plan(Huge, {})
+try:
+    train(config, sys.argv[1])
+except TrainingDiverged:
+    pass
+"""
+
+
+def test_a_norm_that_no_process_alone_made_infinite_leaves_one_capsule(tmp_path: Path) -> None:
+    """The squares of finite gradients overflow."""
+    script = tmp_path / "script.py"
+    script.write_text(HUGE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), str(tmp_path / "run"), str(SCRIPT.parent)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert [path.name for path in (tmp_path / "run/capsules").iterdir()] == ["step_000001.safetensors"]
+
+
 def test_who_a_process_is_stands_in_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks_of_environment() == ALONE == Ranks(0, 1, 0) and not restarted()
     values = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}

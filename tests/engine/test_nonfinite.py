@@ -240,11 +240,15 @@ def test_skips_in_a_row_and_returns_to_the_same_state_have_an_end(
             sample.area = sample.area * np.nan
             return sample
 
-    for way, steps, said in (("skip", 10, "These were 10 steps in a row"), ("roll_back", 4, "after step 0 3 times")):
-        config = make(on_nonfinite=way, steps=30)
+    for way, every, steps, said in (
+        ("skip", 1000, 10, "These were 10 steps in a row"),
+        ("roll_back", 1000, 4, "after step 0 3 times"),
+        ("roll_back", 1, 10, "These were 10 steps in a row"),  # each step's state is another one to go back to
+    ):
+        config = make(on_nonfinite=way, steps=30, checkpoint_every=every)
         object.__setattr__(config.data, "train", Plan(AllBad, {}))
         with pytest.raises(TrainingDiverged, match=rf"^step {steps}: .*{said}"):
-            train(config, tmp_path / way)
+            train(config, tmp_path / f"{way}_{every}")
 
 
 def test_a_gradient_that_is_not_finite_is_found_where_it_is_clipped_before_it_reaches_the_weights(

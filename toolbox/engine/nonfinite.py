@@ -118,20 +118,24 @@ def on_nonfinite(
         said += f". The data is at fault: {'; '.join(record.faults)}"
     if way == "stop":
         raise TrainingDiverged(f"{said}. {_advice(job)}")
+    setbacks.in_a_row += 1
     if way == "roll_back":
         _roll_back(job, said)
         return
     setbacks.skipped += 1
-    setbacks.in_a_row += 1
     if record.bad_weights:
         raise TrainingDiverged(
             f"{said}. The weights were not finite before the step already ({_first(record.bad_weights)}), so that "
             "skipping steps does not help: train.clip_norm would find the gradient that made them so, and "
             f"train.on_nonfinite=roll_back goes back behind it. {_kept(job)}"
         )
-    if setbacks.in_a_row >= MOST_IN_A_ROW:
-        raise TrainingDiverged(f"{said}. These were {MOST_IN_A_ROW} steps in a row. {_advice(job)}")
+    _check_row(job, said)
     logger.warning("%s. The step is skipped", said)
+
+
+def _check_row(job: Job, said: str) -> None:
+    if job.state.setbacks.in_a_row >= MOST_IN_A_ROW:
+        raise TrainingDiverged(f"{said}. These were {MOST_IN_A_ROW} steps in a row. {_advice(job)}")
 
 
 def _record(job: Job, step: int, batches: Sequence[Batch], losses: Mapping[str, float], norm: float | None) -> Step:
@@ -185,7 +189,10 @@ def _keep_capsule(job: Job, record: Step, batches: Sequence[Batch]) -> list[str]
         record.notes.append(f"the step could not be looked at again: {told(error)}")
         said += record.notes
     job.black_box.restore_buffers()  # that was one more forward pass
-    if job.ranks.size > 1 and seen is not None and not seen.bad_losses and seen.first_gradient is None:
+    guilty = seen is None or bool(seen.bad_losses) or seen.first_gradient is not None
+    found = job.ranks.any(guilty)
+    # Of finite gradients the norm may still be infinite: then no rank is guilty, and the first one writes.
+    if not guilty and (found or not job.ranks.first):
         return [*said, "another rank writes the capsule"]
     suffix = f"_rank_{record.rank}" if record.rank else ""
     path = job.folder.capsules / f"step_{record.step + 1:06}{suffix}.safetensors"
@@ -209,6 +216,7 @@ def _roll_back(job: Job, said: str) -> None:
         if returns > MOST_RETURNS:
             again = f"The run was rolled back to the state after step {earlier['step']} {MOST_RETURNS} times"
             raise TrainingDiverged(f"{said}. {again}. {_advice(job)}")
+        _check_row(job, said)  # a state that is rolled back to in a scheduled step is kept anew, under another number
         setbacks.rolled_back, setbacks.rolled_to = returns, earlier["step"]
         earlier |= {"window": state.window.state_dict(), "setbacks": setbacks.state_dict()}
         state.load_state_dict(earlier, str(folder.good))

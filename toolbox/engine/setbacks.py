@@ -12,7 +12,7 @@ class Setbacks:
 
     Attributes:
         skipped: steps that were skipped.
-        in_a_row: of them, those since the last step that went well.
+        in_a_row: steps that were skipped or rolled back since the last one that went well.
         rolled_back: returns to the state that was returned to last.
         rolled_to: steps done in that state; -1 before the first return.
         capsules: written, or given up for want of space.
