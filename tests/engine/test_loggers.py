@@ -340,7 +340,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_guide_names_every_field_of_metrics(tiny_config: MakeConfig, tmp_path: Path, tiny_images: type) -> None:
     watched = EarlyStopping(metric="bbox.AP", patience=2)
     settings = {"clip_norm": 1.0, "eval_every": 3, "validation_loss": True, "early_stopping": watched}
-    train(tiny_config(val=tiny_images, steps=3, **settings), tmp_path / "run")
+    train(tiny_config(val=tiny_images, steps=4, **settings), tmp_path / "run")
     guide = (ROOT / "docs/training.md").read_text(encoding="utf-8").partition("## Watching a run")[2]
     table = guide.partition("| field |")[2].partition("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == {

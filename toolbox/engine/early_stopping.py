@@ -32,7 +32,8 @@ class Patience:
         self.values: dict[int, float] = {}
         if settings is not None:
             for record in records:
-                self._add(record["step"], record.get("watched", {}).get(settings.metric))
+                if not record.get("end"):  # of a run that was made longer: one of that length would not have it
+                    self._add(record["step"], record.get("watched", {}).get(settings.metric))
 
     def see(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float | None]:
         """Take an evaluation into account; what belongs into its record, by the metric's name."""

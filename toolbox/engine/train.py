@@ -62,7 +62,7 @@ def train(
         if resume:
             _go_on(job)
         if ranks.first and config.train.on_nonfinite == "roll_back":
-            ready_to_roll_back(job, scheduled=_scheduled(job, job.state.step))
+            ready_to_roll_back(job, scheduled=_recurring(job, job.state.step))
         start = RunStart(folder.path, config.to_yaml(), job.state.step, config.train.steps)
         exact, loggers = deterministic(config.train.deterministic), job.loggers
         with _stop_signals() as stop, tf32(config.train.tf32), exact, loggers.running(start, stopped=stop.is_set):
@@ -90,7 +90,9 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
             if not state.window.steps:
                 pass  # all steps since the last line were skipped: the next line tells of those that were not
             elif finished or done % settings.log_every == 0:
-                record, state.window = _log(job, state.window), Window()
+                record = _log(job, state.window)
+                if done % settings.log_every == 0:  # else the run may be made longer, and its next line is due later
+                    state.window = Window()
             elif done == first:
                 pace = (state.window.seconds - state.window.waited) / state.window.steps
                 _say(job, _record(job, state.window), pace)  # without the wait: the loader was starting up
@@ -162,7 +164,7 @@ def _save(job: Job, *, last: bool) -> None:
         return
     try:
         job.save()
-        if job.config.train.on_nonfinite == "roll_back" and _scheduled(job, job.state.step):
+        if job.config.train.on_nonfinite == "roll_back" and _recurring(job, job.state.step):
             keep_as_good(job.folder)
     except StorageError as error:
         way = f"once there is room, {job.folder.resumed_by} goes on from the last checkpoint that was written"
@@ -178,7 +180,13 @@ def _evaluation_due(job: Job, done: int) -> bool:
 
 def _scheduled(job: Job, done: int) -> bool:
     """Whether a checkpoint is due after so many steps."""
-    return _evaluation_due(job, done) or done % job.config.train.checkpoint_every == 0
+    return done == job.config.train.steps or _recurring(job, done)
+
+
+def _recurring(job: Job, done: int) -> bool:
+    """Whether one is due however long the run is: only such are rolled back to, lest a run made longer be another."""
+    every = (job.config.train.checkpoint_every, job.config.train.eval_every)
+    return any(count is not None and done % count == 0 for count in every)
 
 
 def _log(job: Job, window: Window) -> dict[str, Any]:

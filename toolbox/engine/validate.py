@@ -63,8 +63,10 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
     watched |= _keep_if_best(job, metrics)
     if not job.folder.evaluated(state.step):  # a run that had done all its steps, resumed, is evaluated once more
         summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-        record = {"step": state.step, "eval": summary, **losses}
-        job.folder.append_metrics(record | {"watched": watched} if watched else record)
+        record = {"step": state.step, "eval": summary, **losses, **({"watched": watched} if watched else {})}
+        every = job.config.train.eval_every
+        at_end = every is None or state.step % every != 0
+        job.folder.append_metrics(record | {"end": True} if at_end else record)
         job.loggers.evaluation(state.step, metrics, losses)
         job.loggers.pictures(state.step, pictures)
     listed = ", ".join(f"{kind} AP {numbers['AP']:.3f} AP50 {numbers['AP50']:.3f}" for kind, numbers in metrics.items())
