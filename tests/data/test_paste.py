@@ -143,6 +143,17 @@ def test_crowds_are_neither_pasted_nor_cut() -> None:
     assert np.array_equal(seen.image[:, 8:], below.image[:, 8:])
 
 
+def test_a_joint_that_rounding_puts_on_the_border_is_off_the_canvas() -> None:
+    """16 - 1e-9 is inside in float64 and is 16 in float32, where there is no pixel to look under."""
+    joints = np.array([[[1e-9, 4.5, 2], [6.0, 4.5, 2]]], np.float32)
+    below = sample([rectangle(2, 3, 12, 10)], keypoints=joints)
+    above = sample([rectangle(0, 2, 16, 9)], seed=1, keypoints=joints)
+    view = View(HEIGHT, WIDTH).moved(horizontal_flip(WIDTH), HEIGHT, WIDTH)
+    assert np.array_equal(apply_view(below, view).keypoints[0], [[0, 0, 0], [10, 4.5, 2]])
+    seen = apply_view(below, view.pasted(Layer(View(HEIGHT, WIDTH, sample=above))))
+    assert np.array_equal(seen.keypoints[0], [[0, 0, 0], [10, 4.5, 1]])
+
+
 def test_covered_joints_become_hidden_and_no_others() -> None:
     joints = np.array([[[3.5, 4.5, 2], [6.0, 4.5, 2], [9.999, 8.999, 1], [10.0, 5.0, 2], [0, 0, 0]]], np.float32)
     below = sample([rectangle(2, 3, 12, 10)], keypoints=joints)

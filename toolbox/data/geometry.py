@@ -95,7 +95,8 @@ def transform_keypoints(
     A map that mirrors (its determinant is negative: one flip, or three) turns a left joint into a right one, so the
     skeleton's pairs trade places. Points off the canvas become (0, 0, 0), unlabelled.
     """
-    points = transform_points(keypoints[..., :2], matrix)
+    # Rounded first: just inside the right border in float64 may be on it in float32, and that is no pixel any more.
+    points = transform_points(keypoints[..., :2], matrix).astype(np.float32)
     visibility = keypoints[..., 2]
     inside = (points >= 0).all(-1) & (points[..., 0] < width) & (points[..., 1] < height) & (visibility > 0)
     moved = np.concatenate([points, visibility[..., None]], axis=-1) * inside[..., None]
