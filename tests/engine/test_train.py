@@ -191,6 +191,21 @@ def test_a_run_goes_on_with_what_a_machine_of_less_memory_or_a_slower_disk_needs
         folder.check_same("data: {cache: none, min_visible: 0.2}\n")
 
 
+def test_what_a_killed_process_left_half_written_is_removed(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(steps=1, keep_checkpoints=2), run)
+    left = [
+        run / name for name in (".checkpoint.pt.1.tmp", ".model.safetensors.12.tmp", ".model_best.safetensors.3.tmp")
+    ]
+    left += [run / ".checkpoint_good.pt.7.tmp", run / "checkpoints/.step_00000002.pt.5.tmp"]
+    for file in left:
+        file.write_bytes(b"half")
+    (run / ".mine.tmp").touch()
+    train(tiny_config(steps=1, keep_checkpoints=2), run, resume=True)
+    assert not any(file.exists() for file in left) and (run / ".mine.tmp").exists()
+    assert (run / "checkpoints/step_00000001.pt").is_file()
+
+
 def test_resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so(
     tiny_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

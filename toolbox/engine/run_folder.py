@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,6 +101,7 @@ class RunFolder:
         self._refuse_foreign()
         with self._locked():
             self._prepare(config, resume, may_change)
+            self._remove_halves()
             with _logging_to(self.log):
                 yield
 
@@ -109,6 +111,12 @@ class RunFolder:
         if held and not self.held() and not (self.config.exists() and self.log.exists()):
             shown = ", ".join(held[:3]) + (", …" if len(held) > 3 else "")
             raise ToolboxError(f"{self.path}: holds files, but no run ({shown}); name a new or empty folder with --run")
+
+    def _remove_halves(self) -> None:
+        """Remove what a process that was killed while it wrote left behind: halves as large as a checkpoint."""
+        written = (self.checkpoint, self.good, self.model, self.best, self.earlier("*"))
+        for file in chain.from_iterable(name.parent.glob(f".{name.name}.*.tmp") for name in written):
+            file.unlink(missing_ok=True)
 
     def earlier(self, step: int | str) -> Path:
         """Where the checkpoint after a step is kept once it is not the last."""
