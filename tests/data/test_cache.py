@@ -101,3 +101,9 @@ def test_it_is_refused_where_memory_is_short(monkeypatch: pytest.MonkeyPatch, ca
     with caplog.at_level("INFO", logger="toolbox"):
         assert plan_cache(dataset, 0.01) == 10_000_000
     assert "about 31 % of the decoded images of data.train" in caplog.text
+    monkeypatch.setattr(cache_module, "free_memory", lambda: 20_000_000_000)
+    monkeypatch.setattr(cache_module, "needed_bytes", lambda _: 8_000_000_000)
+    assert plan_cache(dataset, None, processes=2) == 8_000_000_000
+    said = r"hold 8\.0 GB in each of 4 processes of the 8\.0 GB .* 20\.0 GB of memory are free; .* at most 4\.0,"
+    with pytest.raises(DataError, match=said):
+        plan_cache(dataset, None, processes=4)

@@ -255,6 +255,8 @@ def test_who_a_process_is_stands_in_torchruns_variables(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert ranks_of_environment() == Ranks(rank=3, size=8, local=1) and restarted()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ranks_of_environment() == Ranks(rank=3, size=8, local=1, here=4)
     monkeypatch.delenv("MASTER_ADDR")  # left over from something else
     assert ranks_of_environment() == ALONE
 

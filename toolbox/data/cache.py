@@ -92,8 +92,13 @@ def needed_bytes(dataset: Dataset) -> int:
     return int(sizes.prod(axis=1).sum()) * channels_of(dataset) + _OBJECTS * len(dataset)
 
 
-def plan_cache(dataset: Dataset, gigabytes: float | None) -> int:
+def plan_cache(dataset: Dataset, gigabytes: float | None, *, processes: int = 1) -> int:
     """Bytes for a cache: what the data set needs, at most so many gigabytes; says what will be in it.
+
+    Args:
+        dataset: whose images are kept.
+        gigabytes: 10^9 bytes; None for no limit.
+        processes: of training on this machine; each has a cache of its own, as its images change with the epoch.
 
     Raises:
         DataError: there is not so much free memory.
@@ -102,11 +107,12 @@ def plan_cache(dataset: Dataset, gigabytes: float | None) -> int:
         raise DataError("data.cache: loader workers of this system cannot share it; set data.cache: none")
     needed, free = needed_bytes(dataset), free_memory()
     size = needed if gigabytes is None else min(needed, int(gigabytes * _GIGABYTE))
-    if free is not None and size > free:
+    if free is not None and size * processes > free:
+        each = f" in each of {processes} processes" if processes > 1 else ""
         raise DataError(
-            f"data.cache would hold {size / _GIGABYTE:.1f} GB of the {needed / _GIGABYTE:.1f} GB that the decoded "
-            f"images of data.train need, but {free / _GIGABYTE:.1f} GB of memory are free; set data.cache_gb to at "
-            f"most {0.8 * free / _GIGABYTE:.1f}, so that training has room too, or data.cache: none"
+            f"data.cache would hold {size / _GIGABYTE:.1f} GB{each} of the {needed / _GIGABYTE:.1f} GB that the "
+            f"decoded images of data.train need, but {free / _GIGABYTE:.1f} GB of memory are free; set data.cache_gb "
+            f"to at most {0.8 * free / processes / _GIGABYTE:.1f}, so that training has room too, or data.cache: none"
         )
     logger.info(
         "data.cache: %.1f GB for about %.0f %% of the decoded images of data.train, which need %.1f GB",

@@ -42,11 +42,13 @@ class Ranks:
         rank: its number.
         size: how many there are.
         local: its number on this machine.
+        here: how many there are on this machine.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
+    here: int = 1
 
     @property
     def first(self) -> bool:
@@ -141,7 +143,8 @@ def ranks_of_environment() -> Ranks:
     """Who this process is by torchrun's variables; alone without them."""
     if not all(name in os.environ for name in _VARIABLES):
         return ALONE
-    return Ranks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    return Ranks(rank, size, local, here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def restarted() -> bool:

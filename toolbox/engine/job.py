@@ -116,7 +116,9 @@ class Job:
             min_visible=data.min_visible,
             pin_memory=self.device.type == "cuda",
             timeout=data.timeout,
-            cache=plan_cache(self.train_set, data.cache_gb) if data.cache == "decoded" else 0,
+            cache=plan_cache(self.train_set, data.cache_gb, processes=self.ranks.here)
+            if data.cache == "decoded"
+            else 0,
             sampling=sampling_of(self.config, self.train_set),
         )
         return iter(loader)
