@@ -322,6 +322,26 @@ def test_infinite_float16_gradients_are_left_to_the_scaler(
     assert state["setbacks"]["skipped"] == len(bad_steps(steps=40))  # and only the bad areas are setbacks
 
 
+def test_float16_gradients_that_no_scale_makes_finite_end_the_run(
+    make: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GradScaler would leave out every step to the end, and the losses, all finite, would be logged."""
+
+    class AllBad(tiny_images):  # type: ignore[misc]
+        def load(self, index: int) -> Sample:
+            sample = super().load(index)
+            sample.area = sample.area * np.nan
+            return sample
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler)
+    config = make(model={"gradient_only": True}, steps=30, log_every=3)
+    object.__setattr__(config.data, "train", Plan(AllBad, {}))
+    said = r"^step 6: float16's loss scale has fallen to 1\.49e-08: .* not finite at any scale; .*train.precision"
+    with pytest.raises(TrainingDiverged, match=said):  # halved in each step: 2 ** -26
+        train(config, tmp_path / "run")
+
+
 def test_a_rollback_works_where_files_have_one_name_only(
     make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

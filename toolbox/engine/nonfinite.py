@@ -39,6 +39,7 @@ logger = logging.getLogger("toolbox")
 MOST_IN_A_ROW = 10  # a single bad batch is one skip; ten different ones in a row are weights that have gone astray
 MOST_RETURNS = 3  # to the same state: each time other batches follow it, so what fails thrice is the state or the rate
 MOST_CAPSULES = 3  # of a run: the first ones tell the cause, and each has the size of the weights
+LEAST_SCALE = 2.0**-24  # of float16 gradients: one that still overflows would be more than 1e12
 RECENT = 100  # steps whose losses a capsule tells
 
 
@@ -90,6 +91,21 @@ def nonfinite_weights(model: nn.Module) -> list[str]:
     checked = [value.isfinite().all() for value in state.values()]
     finite = torch.stack(checked).tolist() if checked else []
     return [name for name, good in zip(state, finite, strict=True) if not good]
+
+
+def check_loss_scale(job: Job) -> None:
+    """End a run whose float16 gradients are not finite at any scale. It waits for the device: not in every step.
+
+    Raises:
+        TrainingDiverged: GradScaler leaves out one step after another.
+    """
+    scaler = job.state.scaler
+    if scaler.is_enabled() and (scale := scaler.get_scale()) < LEAST_SCALE:
+        raise TrainingDiverged(
+            f"step {job.state.step}: float16's loss scale has fallen to {scale:.3g}: the gradient is not finite at any "
+            "scale; start a new run with train.precision=float32 (or bfloat16) and train.clip_norm, where such a step "
+            "is found at once and leaves a capsule"
+        )
 
 
 def on_nonfinite(

@@ -20,7 +20,13 @@ from toolbox.engine.early_stopping import Patience
 from toolbox.engine.job import Job, device_of, precision_of, prepare
 from toolbox.engine.lengthening import check_length
 from toolbox.engine.loggers import RunStart
-from toolbox.engine.nonfinite import TrainingDiverged, keep_as_good, nonfinite_weights, ready_to_roll_back
+from toolbox.engine.nonfinite import (
+    TrainingDiverged,
+    check_loss_scale,
+    keep_as_good,
+    nonfinite_weights,
+    ready_to_roll_back,
+)
 from toolbox.engine.precision import tf32
 from toolbox.engine.progress import ON_SCREEN, OnProgress, Progress, about
 from toolbox.engine.run_folder import RunFolder
@@ -190,6 +196,7 @@ def _recurring(job: Job, done: int) -> bool:
 
 
 def _log(job: Job, window: Window) -> dict[str, Any]:
+    check_loss_scale(job)
     record = _record(job, window)
     if not job.ranks.first:
         return record
