@@ -50,6 +50,11 @@ def test_an_epoch_of_sampled_images_has_its_own_length() -> None:
             "learning rate 0.08 = 0.02 × 64 / 16 (lr × batch / scale_lr_from), "
             "down to 0.02 towards the image (layer_decay 0.5)",
         ),
+        # The slowest group may be one that a pattern slows down, wherever it lies.
+        (
+            {"lr": 0.02, "layer_decay": 0.5, "lr_factors": {"box.head": 0.25}},
+            "learning rate 0.02, down to 0.005 (layer_decay 0.5, lr_factors)",
+        ),
     ],
 )
 def test_the_rate_is_said_with_what_it_is_made_of(settings: dict[str, Any], expected: str) -> None:

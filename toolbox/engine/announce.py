@@ -42,8 +42,10 @@ def announce(job: Job) -> None:
     steps, batch = counted(settings.steps, "step"), counted(settings.batch, "image")
     logger.info("train: %s of %s%s (%.1f epochs)", steps, batch, micro, epochs)
     logger.info("train: %s", learning_rate(settings, job.state.optimizer.param_groups))
+    decays = "" if settings.layer_decay is None else "; in the backbone times layer_decay"
     for pattern, factor in settings.lr_factors.items():
-        logger.info("train: learning rate %.3g for %s (lr_factors %g)", settings.scaled_lr * factor, pattern, factor)
+        rate = settings.scaled_lr * factor
+        logger.info("train: learning rate %.3g for %s (lr_factors %g%s)", rate, pattern, factor, decays)
     if settings.scale_lr_from not in (None, settings.batch):
         seen = settings.steps * settings.scale_lr_from
         logger.info(
@@ -70,7 +72,11 @@ def learning_rate(settings: TrainConfig, groups: Sequence[Mapping[str, Any]]) ->
         text += f" = {factors} (lr × batch / scale_lr_from)"
     if settings.layer_decay is not None:
         slowest = settings.scaled_lr * min(group["lr_scale"] for group in groups)
-        text += f", down to {slowest:.3g} towards the image (layer_decay {settings.layer_decay:g})"
+        made = f"layer_decay {settings.layer_decay:g}"
+        if settings.lr_factors:
+            text += f", down to {slowest:.3g} ({made}, lr_factors)"
+        else:
+            text += f", down to {slowest:.3g} towards the image ({made})"
     return text
 
 
