@@ -277,3 +277,27 @@ def test_a_step_that_cannot_be_shared_names_what_fits(tiny_config: MakeConfig) -
     ):
         check_shares(tiny_config(batch=6), 4)
     check_shares(tiny_config(batch=6), 3)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system's own means, as on Linux")
+def test_processes_that_are_still_starting_die_with_torchrun(tmp_path: Path) -> None:
+    """They would meet nobody, and hold the lock of the run for an hour."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    config = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    launched = subprocess.Popen(
+        [*command, "toolbox.cli", "train", str(config), "--run", str(tmp_path / "run")], stderr=subprocess.DEVNULL
+    )
+    children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children")
+    until(lambda: len(children.read_text().split()) == 2, "torchrun has started two processes")
+    started = [Path("/proc") / pid for pid in children.read_text().split()]
+    time.sleep(1)  # less than it takes to import torch
+    launched.kill()
+    launched.wait()
+    until(lambda: not any(process.exists() for process in started), "both are dead")
+
+
+def until(true: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from toolbox.errors import ToolboxError
+from toolbox.orphans import die_with_torchrun
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def _speaks() -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `rcnn` and exit: 0 done, 2 wrong input, 1 our own fault or a failed run, 130 interrupted."""
+    die_with_torchrun()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

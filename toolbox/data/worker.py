@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import cv2
 
 from toolbox.data.image_doubts import leave_to_another
+from toolbox.orphans import die_with_parent
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
-_PR_SET_PDEATHSIG = 1
 
 
 def prepare_worker(number: int) -> None:
@@ -67,13 +65,3 @@ def _wait_for(parent: int | None) -> None:
         received = signal.sigwaitinfo(_STOPPING)
         if received.si_signo == signal.SIGTERM and received.si_pid == parent:
             os._exit(0)
-
-
-def die_with_parent(alive: Callable[[], bool]) -> None:
-    """Have the system kill this process when its parent is killed; `alive` says whether it still lives."""
-    if not sys.platform.startswith("linux"):
-        return
-    with contextlib.suppress(OSError, AttributeError):  # a libc without prctl
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if not alive():  # it was killed before the call
-        os._exit(1)

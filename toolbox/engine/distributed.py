@@ -23,13 +23,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from toolbox.data.worker import die_with_parent
 from toolbox.errors import DeviceError
+from toolbox.orphans import die_with_torchrun
 
 T = TypeVar("T")
 
 # Others wait this long while the first process computes metrics, draws and writes.
 PATIENCE = timedelta(hours=1)
+# torchrun's store is there before its processes are; after this long, it is taken for dead.
+CONNECTING = timedelta(minutes=2)
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -73,14 +75,13 @@ class Ranks:
         return torch.device("cuda", self.local)
 
     def join(self, device: torch.device) -> None:
-        """Meet the others; a process whose torchrun is killed is killed as well, as an orphan would go on writing."""
+        """Meet the others."""
         if self.size == 1:
             return
-        parent = os.getppid()
-        die_with_parent(lambda: os.getppid() == parent)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         # torchrun may keep its store over a restart, with the addresses of processes that are dead.
-        store, rank, size = next(dist.rendezvous("env://", self.rank, self.size, timeout=PATIENCE))
+        store, rank, size = next(dist.rendezvous("env://", self.rank, self.size, timeout=CONNECTING))
+        store.set_timeout(PATIENCE)
         store = dist.PrefixStore(f"start_{_restarts()}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
@@ -159,6 +160,7 @@ def _restarts() -> int:
 @contextlib.contextmanager
 def taking_part() -> Iterator[Ranks]:
     """Who this process is. Inside, all but the first log only errors; at the end the group is left if it was joined."""
+    die_with_torchrun()
     ranks, logger, silence = ranks_of_environment(), logging.getLogger("toolbox"), _ErrorsOnly()
     if not ranks.first:
         logger.addFilter(silence)
