@@ -137,10 +137,30 @@ def where(run: Path) -> str:
     return "between steps" if " step " in last else "while starting"
 
 
-def kill_until_done(
-    way: Way, config: Path, run: Path, steps: int, budget: int, seconds: float, rng: random.Random
-) -> int:
-    """Run to the end, killed `budget` times on the way; how many kills there were."""
+def logged(run: Path) -> int:
+    """Steps in metrics.jsonl: each is logged."""
+    file = run / "metrics.jsonl"
+    return file.read_text(encoding="utf-8").count("images_per_second") if file.exists() else 0
+
+
+def wait_for_a_moment(process: subprocess.Popen[bytes], run: Path, steps: int, rng: random.Random) -> bool:
+    """Wait for a random moment of what is left of a run; False where it ended before.
+
+    One in six moments lies in the first seconds, the others within a second after a random step.
+    """
+    after = rng.randint(logged(run), steps - 1) if rng.random() > 1 / 6 else 0
+    moment = None if after else time.monotonic() + rng.uniform(0, 8)
+    while process.poll() is None:
+        if moment is None and logged(run) >= after:
+            moment = time.monotonic() + rng.uniform(0, 1)
+        if moment is not None and time.monotonic() >= moment:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def kill_until_done(way: Way, config: Path, run: Path, steps: int, budget: int, rng: random.Random) -> int:
+    """Run to the end, killed up to `budget` times on the way; how many kills there were."""
     done = 0
     while True:
         process = subprocess.Popen(
@@ -149,24 +169,16 @@ def kill_until_done(
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            process.wait(rng.uniform(0.15, 1.0) * seconds if done < budget else None)
-        except subprocess.TimeoutExpired:
+        while done < budget and wait_for_a_moment(process, run, steps, rng):
             victims = children(process.pid) if way.processes > 1 and rng.random() < 0.5 else []
-            victim = rng.choice(victims) if victims else process.pid
             place = where(run)
-            os.kill(victim, signal.SIGKILL)
+            os.kill(rng.choice(victims) if victims else process.pid, signal.SIGKILL)
             done += 1
             way.kills[f"{place}{', one process' if victims else ', torchrun' if way.processes > 1 else ''}"] += 1
-            if victims:  # torchrun starts all of them anew
-                try:
-                    process.wait(seconds * 3)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            else:
-                process.wait()
-            continue
-        if process.returncode == 0:
+            if not victims:
+                break
+            time.sleep(5)  # torchrun starts all of them anew
+        if process.wait() == 0:
             return done
 
 
@@ -185,15 +197,13 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     ways = [Way("one process", 1, 0), Way("one process, two loader workers", 1, 2), Way("two processes", 2, 0)]
     whole: dict[str, dict[str, str]] = {}
-    seconds: dict[str, float] = {}
     for way in ways:
         run = arguments.out / f"{way.processes}-{way.workers}-whole"
         shutil.rmtree(run, ignore_errors=True)
         began = time.monotonic()
         subprocess.run(way.command(config, run, arguments.steps), check=True, capture_output=True)
-        seconds[way.name] = time.monotonic() - began
         whole[way.name] = fingerprint(run)
-        print(f"{way.name}: {seconds[way.name]:.0f} s without a kill", flush=True)
+        print(f"{way.name}: {time.monotonic() - began:.0f} s without a kill", flush=True)
     total = 0
     while total < arguments.kills:
         for way in ways:
@@ -202,7 +212,7 @@ def main() -> None:
             run = arguments.out / f"{way.processes}-{way.workers}-killed"
             shutil.rmtree(run, ignore_errors=True)
             budget = min(arguments.per_run, arguments.kills - total)
-            done = kill_until_done(way, config, run, arguments.steps, budget, seconds[way.name], rng)
+            done = kill_until_done(way, config, run, arguments.steps, budget, rng)
             found = fingerprint(run)
             differing = [name for name, value in whole[way.name].items() if found.get(name) != value]
             total, way.runs, way.same = total + done, way.runs + 1, way.same + (not differing)

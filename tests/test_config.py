@@ -216,7 +216,7 @@ wight: 3
         ("engine: {type: Diesel}\ngears: 3", "car.yaml:2:8: gears: expected list of int, got 3"),
         (
             "engine: {type: Diesel}\naxles: {front: {gear: [1]}}",
-            "car.yaml:2:23: axles.front.gear: expected [int, int], a list of 2, got 1 entries",
+            "car.yaml:2:23: axles.front.gear: expected [int, int], a list of 2, got 1 entry",
         ),
         (
             "engine: {type: Diesel}\naxles: {front: {gear: fast}}",

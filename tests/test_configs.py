@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 
 import toolbox
+from toolbox.engine.sweep import load_sweep
 from toolbox.masks import InstanceMasks, PolygonMask
 from toolbox.models.detector import RCNN
 from toolbox.structures import Skeleton, Targets
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(
+FILES = sorted(
     path
     for folder in ("configs", "plugins", "benchmarks")
     for path in (ROOT / folder).rglob("*.yaml")
     if "paper" not in path.relative_to(ROOT).parts  # sweeps, which tests/test_paper_tables.py reads
 )
+SWEEPS = [path for path in FILES if "\nvariants:" in path.read_text(encoding="utf-8")]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 CLASSES = ("a", "b")
 SKELETON = Skeleton(names=("left", "right"), pairs=((0, 1),), sigmas=(0.05, 0.05))
 
@@ -99,3 +102,9 @@ def test_the_largest_model_builds_without_memory_and_has_the_published_size() ->
     # torchvision documents 44,401,393 parameters for maskrcnn_resnet50_fpn. Its norms are frozen, ours here are not
     # (53,120 more); its predictors have rows for the background (4 x 1025 box deltas, 257 mask weights less here).
     assert sum(parameter.numel() for parameter in detector.parameters()) == 44_401_393 + 53_120 - 4 * 1025 - 257
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sweep_of_a_benchmark_is_read_and_its_variants_fit(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert len(sweep.text.variants) > 1 and sweep.text.seeds

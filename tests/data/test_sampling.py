@@ -147,7 +147,7 @@ def repeated(**settings: Any) -> Any:
 def test_restarts_and_ranks_see_the_same_repeats() -> None:
     whole = [batch.image_ids for batch in repeated()]
     assert [batch.image_ids for batch in repeated(start_step=5)] == whole[5:]
-    left, right = ([batch.image_ids for batch in repeated(batch=2, rank=rank, world=2)] for rank in range(2))
+    left, right = ([batch.image_ids for batch in repeated(batch=4, rank=rank, world=2)] for rank in range(2))
     assert [a + b for a, b in zip(left, right, strict=True)] == whole
 
 

@@ -77,7 +77,7 @@ BUILTIN: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *((name, {"prob": 1.0}, {}) for name in ("ColorJitter", "PhotometricDistort", "RandomGrayscale", "GaussianBlur")),
     *((name, {"prob": 1.0}, {}) for name in ("GaussianNoise", "RandomSharpness", "RandomAutocontrast")),
     *((name, {"prob": 1.0}, {}) for name in ("RandomEqualize", "RandomInvert", "RandomJPEG")),
-    *((name, {}, {}) for name in ("SGD", "Adam", "AdamW", "MultiStep", "Cosine")),
+    *((name, {}, {}) for name in ("SGD", "Adam", "AdamW", "MultiStep", "Cosine", "Poly", "Constant")),
     ("TensorBoard", {}, {}),
     ("TensorBoard", {"pictures": False, "per_class": False}, {}),
 ]
