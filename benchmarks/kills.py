@@ -148,7 +148,7 @@ def wait_for_a_moment(process: subprocess.Popen[bytes], run: Path, steps: int, r
 
     One in six moments lies in the first seconds, the others within a second after a random step.
     """
-    after = rng.randint(logged(run), steps - 1) if rng.random() > 1 / 6 else 0
+    after = rng.randint(min(logged(run), steps - 1), steps - 1) if rng.random() > 1 / 6 else 0
     moment = None if after else time.monotonic() + rng.uniform(0, 8)
     while process.poll() is None:
         if moment is None and logged(run) >= after:

@@ -111,6 +111,16 @@ def test_a_second_training_into_the_folder_is_wrong_input(
     assert rcnn("train", config, "train.seed=3", "--run", run, "--resume") == 0
 
 
+def test_a_run_folder_in_the_configs_place_goes_on_with_all_that_the_run_was_given(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source in (run, run / "config.yaml"):
+        assert rcnn("train", source, "--resume") == 0
+        assert f"{run}: 2 steps done" in capsys.readouterr().out
+    assert rcnn("train", run) == 2
+    assert f"this is a run; go on with it by rcnn train {run} --resume" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_process_group_leaves_a_checkpoint_and_says_once_how_to_go_on(
     config: Path, tmp_path: Path, number: int

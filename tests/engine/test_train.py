@@ -142,7 +142,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     with pytest.raises(TrainingDiverged, match=r"step 7: .*corner 0\.\d+, size nan.*images \[1\d\d, ") as error:
         train(tiny_config(model={"nan_at": 7}, checkpoint_every=6), tmp_path / "run")
     assert "train.lr" in str(error.value)
-    assert str(error.value).endswith("the last checkpoint is kept, and --resume goes on from it")
+    assert str(error.value).endswith(
+        "the last checkpoint is kept, and --resume goes on from it (with other settings: a new run with "
+        f"train.init_from={tmp_path / 'run'})"
+    )
+    assert (tmp_path / "run/log.txt").read_text().rstrip().endswith(str(error.value))
     assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 6
 
 

@@ -59,6 +59,7 @@ def train(
         raise ToolboxError("Missing argument 'CONFIG': write rcnn train CONFIG.yaml, or rcnn train --replay CAPSULE")
     if plugin:
         raise ToolboxError("--plugin goes with --replay; a config lists its own under 'plugins'")
+    config, run = _run_meant(config, run, resume=resume)
     from toolbox.precheck import precheck
 
     precheck(config, overrides or ())
@@ -79,7 +80,8 @@ def train(
             raise typer.Exit(1) from None
     if not result["finished"]:
         if progress.shown:  # elsewhere the log has said so
-            typer.echo(f"stopped after step {result['step']} of {checked.train.steps}; go on with --resume", err=True)
+            step, steps = result["step"], checked.train.steps
+            typer.echo(f"stopped after step {step} of {steps}; go on with rcnn train {folder} --resume", err=True)
         raise typer.Exit(130)
     if not ranks_of_environment().first:
         return
@@ -88,6 +90,19 @@ def train(
     if result["stopped_early"]:
         typer.echo(f"ended before step {checked.train.steps}: {result['stopped_early']}")
     typer.echo(f"{folder}: {result['step']} steps done, the model is {folder / 'model.safetensors'}")
+
+
+def _run_meant(config: Path, run: Path | None, *, resume: bool) -> tuple[Path, Path | None]:
+    """A run folder in the place of CONFIG, or its config.yaml, means that run, with all settings that it was given."""
+    folder = config if config.is_dir() else config.parent
+    is_run = (folder / "config.yaml").is_file() and (folder / "log.txt").is_file()
+    if run is not None or not is_run or not (config.is_dir() or config.name == "config.yaml"):
+        return config, run
+    if resume:
+        return folder / "config.yaml", folder
+    if config.is_dir():
+        raise ToolboxError(f"{folder}: this is a run; go on with it by rcnn train {folder} --resume")
+    return config, run
 
 
 def _replay(

@@ -271,7 +271,10 @@ def _advice(job: Job) -> str:
 
 def _kept(job: Job) -> str:
     if job.folder.checkpoint.exists():
-        return f"the last checkpoint is kept, and {job.folder.resumed_by} goes on from it"
+        return (
+            f"the last checkpoint is kept, and {job.folder.resumed_by} goes on from it (with other settings: a new run "
+            f"with train.init_from={job.folder.path})"
+        )
     return f"no checkpoint was written yet (train.checkpoint_every is {job.config.train.checkpoint_every})"
 
 

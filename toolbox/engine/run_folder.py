@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -15,7 +16,7 @@ from typing import IO, Any
 
 import yaml
 
-from toolbox.errors import ConfigError, Problem, StorageError, ToolboxError
+from toolbox.errors import ConfigError, Problem, StorageError, ToolboxError, near_path
 from toolbox.weights import replacing
 from toolbox.yaml_nodes import write_inline
 
@@ -47,6 +48,7 @@ CHANGEABLE = (
 )
 
 
+_TOLD = 8  # settings that differ
 _DYING = 10.0  # seconds
 
 
@@ -138,7 +140,7 @@ class RunFolder:
         elif self.checkpoint.exists() and self.config.exists():
             self.check_same(config, may_change)
         elif not self.checkpoint.exists():
-            logger.warning("nothing to resume in %s: starting at step 0", self.path)
+            logger.warning("nothing to resume in %s: starting at step 0%s", self.path, near_path(self.path))
         with replacing(self.config) as file:
             file.write_text(config, encoding="utf-8")
 
@@ -157,15 +159,12 @@ class RunFolder:
             and not any(key == c or key.startswith(f"{c}.") for c in (*CHANGEABLE, *may_change))
         ]
         ways = "a run is resumed with the config it was started with (give another --run for another config)"
-        if changed:
-            raise ConfigError(
-                [
-                    Problem(
-                        str(self.config), key, f"the run has {_said(before, key)}, now it is {_said(now, key)}; {ways}"
-                    )
-                    for key in changed
-                ]
-            )
+        if not changed:
+            return
+        told = [f"the run has {_said(before, key)}, now it is {_said(now, key)}" for key in changed[:_TOLD]]
+        more = f"; {len(changed) - _TOLD} more settings differ" if len(changed) > _TOLD else ""
+        told[-1] += f"{more}; {ways}"
+        raise ConfigError([Problem(str(self.config), key, text) for key, text in zip(changed, told, strict=False)])
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -274,6 +273,12 @@ def _logging_to(path: Path) -> Iterator[None]:
         logger.setLevel(logging.INFO)
     try:
         yield
+    except Exception as error:  # who calls says it on the screen; the file is what a cluster leaves
+        known = isinstance(error, ToolboxError)
+        said = str(error) if known else f"{type(error).__name__}: {error}"
+        where = None if known else sys.exc_info()
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, said, (), where))
+        raise
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
