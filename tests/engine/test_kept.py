@@ -64,6 +64,8 @@ def test_later_checkpoints_of_another_history_are_left_alone(tmp_path: Path) -> 
         "step_00000008.pt",
         "step_00000090.pt",
     ]
+    keep_last(folder, 8, 1)
+    assert [file.name for file in folder.checkpoints.iterdir()] == ["step_00000090.pt"]
 
 
 def test_a_file_system_without_links_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def keep_last(folder: RunFolder, step: int, count: int) -> None:
     known = sorted(folder.checkpoints.glob(folder.earlier("*").name), key=lambda file: file.name)
     # After a return to an earlier one, later ones may lie there: they are not of this history.
     of_this = [file for file in known if file.name <= folder.earlier(step).name]
-    for file in of_this[:-count] if count > 1 else known:
+    for file in of_this[:-count] if count > 1 else of_this:
         file.unlink(missing_ok=True)
 
 
