@@ -141,7 +141,11 @@ def test_a_signal_to_the_whole_process_group_leaves_a_checkpoint_and_says_once_h
     os.killpg(process.pid, number)  # as a terminal or `timeout` does: the loader's worker gets it too
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.count("go on with --resume") == 1 and "Traceback" not in errors and "Error" not in errors
+    assert (
+        errors.count(f"go on with 'rcnn train {tmp_path / 'run'} --resume'") == 1
+        and "Traceback" not in errors
+        and "Error" not in errors
+    )
     assert (tmp_path / "run/checkpoint.pt").exists()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from toolbox.engine import Progress, train
-from toolbox.engine.early_stopping import Patience
+from toolbox.engine.early_stopping import Patience, warn_of_endless
 from toolbox.errors import ConfigError
 from toolbox.sections import EarlyStopping
 
@@ -196,3 +196,12 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) 
 def test_it_needs_evaluations(tiny_config: MakeConfig) -> None:
     with pytest.raises(ValueError, match="early_stopping needs eval_every"):
         tiny_config(early_stopping=EarlyStopping("bbox.AP"))
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(60, True), (61, False)])
+def test_one_that_comes_too_late_to_end_the_run_is_said(
+    tiny_config: MakeConfig, caplog: pytest.LogCaptureFixture, steps: int, warned: bool
+) -> None:
+    stopping = EarlyStopping("bbox.AP", patience=5)  # the first evaluation and five more: after step 60
+    warn_of_endless(tiny_config(steps=steps, eval_every=10, early_stopping=stopping).train)
+    assert ("train.early_stopping cannot end this run: that takes 6 evaluations" in caplog.text) == warned

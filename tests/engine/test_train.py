@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,8 +146,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         train(tiny_config(model={"nan_at": 7}, checkpoint_every=6), tmp_path / "run")
     assert "train.lr" in str(error.value)
     assert str(error.value).endswith(
-        "the last checkpoint is kept, and --resume goes on from it (with other settings: a new run with "
-        f"train.init_from={tmp_path / 'run'})"
+        f"the last checkpoint is kept, and 'rcnn train {tmp_path / 'run'} --resume' goes on from it (with other "
+        f"settings: a new run with train.init_from={tmp_path / 'run'})"
     )
     assert (tmp_path / "run/log.txt").read_text().rstrip().endswith(str(error.value))
     assert load_checkpoint(tmp_path / "run/checkpoint.pt")["step"] == 6
@@ -244,8 +247,30 @@ def test_the_log_says_at_once_what_runs_and_after_a_step_how_long_it_will_take(
         "train: learning rate 0.05",
     ]
     assert [line.partition(":")[0] for line in said[6:10]] == ["step 1/4", "step 3/4", "step 4/4", "evaluating"]
-    assert said[6].endswith("about 1 s left") and "left" not in said[8]
+    assert said[6].endswith("about 1 s and 1 evaluation left") and "left" not in said[8]
     assert [line["step"] for line in lines(tmp_path / "run")] == [3, 4, 4]  # the first step is not a line of metrics
+
+
+def test_the_time_left_counts_evaluations_as_long_as_the_last(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=3600)  # an evaluation looks at it twice, and takes an hour
+    monkeypatch.setattr(
+        importlib.import_module("toolbox.engine.validate"), "time", SimpleNamespace(monotonic=lambda: next(clock))
+    )
+    train(tiny_config(val=tiny_images, steps=6, log_every=2, eval_every=2), tmp_path / "run")
+    said = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if " step " in line and "loss" in line]
+    left = [line.rpartition(", ")[2] for line in said if "left" in line]
+    assert left[1:] == ["about 1 s and 3 evaluations left", "about 2.0 h left"]
+
+
+def test_a_run_that_is_done_says_so_when_it_is_resumed(
+    tiny_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_config(steps=2), tmp_path / "run")
+    caplog.clear()
+    assert train(tiny_config(steps=2), tmp_path / "run", resume=True)["finished"]
+    assert "all 2 steps are done already" in caplog.text and "resuming" not in caplog.text
 
 
 def test_a_run_goes_on_where_gradients_are_scaled_and_were_not(tiny_config: MakeConfig, tmp_path: Path) -> None:

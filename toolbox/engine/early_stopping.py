@@ -11,7 +11,7 @@ from toolbox.engine.evaluate import metrics_of_nothing
 from toolbox.errors import ConfigError
 from toolbox.metric_names import split_metric, value_of
 from toolbox.schema import Config
-from toolbox.sections import EarlyStopping
+from toolbox.sections import EarlyStopping, TrainConfig
 
 logger = logging.getLogger("toolbox")
 
@@ -64,6 +64,21 @@ class Patience:
         if best is None or waited < self.settings.patience:
             return None
         return f"{self.settings.metric} was best after step {best} ({self.values[best]:.4f}), {waited} evaluations ago"
+
+
+def warn_of_endless(settings: TrainConfig) -> None:
+    """Say that a run is over before its early stopping can end it."""
+    if settings.early_stopping is None or settings.eval_every is None:
+        return
+    evaluations = settings.early_stopping.patience + 1
+    if evaluations * settings.eval_every >= settings.steps:
+        logger.warning(
+            "train.early_stopping cannot end this run: that takes %d evaluations, one every %d steps, and it has %d "
+            "steps; lower patience or train.eval_every",
+            evaluations,
+            settings.eval_every,
+            settings.steps,
+        )
 
 
 def check_watched(config: Config, name: str, setting: str, val_set: Dataset | None) -> None:

@@ -21,7 +21,7 @@ from toolbox.data.spot_checks import warn_of_shared_images
 from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
 from toolbox.engine.distributed import ALONE, Ranks
-from toolbox.engine.early_stopping import Patience, check_watched
+from toolbox.engine.early_stopping import Patience, check_watched, warn_of_endless
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.init_from import plan_transfer, report
@@ -64,6 +64,7 @@ class Job:
         black_box: what is kept in case that a step goes wrong.
         loggers: what is told how the run goes.
         patience: when the run ends early.
+        evaluation_seconds: that the last evaluation took; None before the first of this process.
     """
 
     config: Config
@@ -78,6 +79,7 @@ class Job:
     schedule: Schedule
     loggers: Loggers
     patience: Patience = field(default_factory=lambda: Patience(None))
+    evaluation_seconds: float | None = None
     black_box: BlackBox = field(init=False)
 
     def __post_init__(self) -> None:
@@ -234,6 +236,7 @@ def check_watching(config: Config, val_set: Dataset | None) -> None:
     """
     if config.train.early_stopping is not None:
         check_watched(config, config.train.early_stopping.metric, "early_stopping", val_set)
+        warn_of_endless(config.train)
     if config.train.keep_best is not None:
         check_watched(config, config.train.keep_best, "keep_best", val_set)
     if config.train.validation_loss and val_set is None:

@@ -61,12 +61,12 @@ class RunFolder:
 
     Args:
         path: the folder; made when it is opened.
-        resumed_by: what a user does to go on with the run, as messages say it.
+        resumed_by: what a user does to go on with the run, as messages say it; the command, if not told.
     """
 
-    def __init__(self, path: str | Path, *, resumed_by: str = "--resume") -> None:
+    def __init__(self, path: str | Path, *, resumed_by: str | None = None) -> None:
         self.path = Path(path)
-        self.resumed_by = resumed_by
+        self.resumed_by = f"'rcnn train {path} --resume'" if resumed_by is None else resumed_by
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.evaluation = self.path / "eval.json"

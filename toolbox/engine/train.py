@@ -33,7 +33,7 @@ from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.step import optimizer_step, settled
 from toolbox.engine.validate import Stopped, validate
 from toolbox.engine.window import Window
-from toolbox.errors import StorageError
+from toolbox.errors import StorageError, counted
 from toolbox.schema import Config
 
 logger = logging.getLogger("toolbox")
@@ -132,10 +132,19 @@ def _go_on(job: Job) -> None:
     kept = job.ranks.from_first(load_checkpoint(file) if job.ranks.first and file.exists() else None)
     if kept is not None:
         state.load_state_dict(kept, str(file))
-        logger.info("resuming after step %d of %d", state.step, job.config.train.steps, extra=ON_SCREEN)
+        _say_where(job)
         _tell_changes(kept.get("made_by", {}), job)
     if job.ranks.first:
         job.folder.rewind_metrics(state.step)
+
+
+def _say_where(job: Job) -> None:
+    step, steps = job.state.step, job.config.train.steps
+    if step < steps:
+        logger.info("resuming after step %d of %d", step, steps, extra=ON_SCREEN)
+    else:
+        way = "more train.steps make it longer where its schedule allows that"
+        logger.info("all %d steps are done already, only the evaluation is left; %s", steps, way, extra=ON_SCREEN)
 
 
 def _tell_changes(before: dict[str, str | int], job: Job) -> None:
@@ -212,9 +221,8 @@ def _record(job: Job, window: Window) -> dict[str, Any]:
 
 
 def _say(job: Job, record: dict[str, Any], pace: float) -> None:
-    """One line in the log, with a forecast from seconds per step."""
+    """One line in the log, with a forecast from seconds per step and those of the last evaluation."""
     steps = job.config.train.steps
-    left = steps - record["step"]
     losses = ", ".join(f"{name} {value:.4f}" for name, value in record["losses"].items())
     logger.info(
         "step %d/%d: loss %.4f (%s), lr %.3g, %.1f images/s%s",
@@ -224,8 +232,19 @@ def _say(job: Job, record: dict[str, Any], pace: float) -> None:
         losses,
         record["lr"],
         record["images_per_second"],
-        f", {about(pace * left)} left" if left else "",
+        _time_left(job, pace),
     )
+
+
+def _time_left(job: Job, pace: float) -> str:
+    step, steps = job.state.step, job.config.train.steps
+    if step == steps:
+        return ""
+    evaluations = sum(_evaluation_due(job, done) for done in range(step, steps + 1)) if job.val_set is not None else 0
+    if job.evaluation_seconds is None:
+        beside = f" and {counted(evaluations, 'evaluation')}" if evaluations else ""
+        return f", {about(pace * (steps - step))}{beside} left"
+    return f", {about(pace * (steps - step) + evaluations * job.evaluation_seconds)} left"
 
 
 @contextlib.contextmanager

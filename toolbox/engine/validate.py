@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
         if on_progress is not None:
             on_progress(progress)
 
-    state, data = job.state, job.config.data
+    state, data, began = job.state, job.config.data, time.monotonic()
     with nullcontext() if state.ema is None else state.ema.applied(state.model):
         try:
             metrics = evaluate(
@@ -74,6 +75,7 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
         each = ", ".join(f"{name} {value:.4f}" for name, value in losses["val_losses"].items())
         listed += f"; val_loss {losses['val_loss']:.4f} ({each})"
     logger.info("step %d: %s", state.step, listed, extra=ON_SCREEN)
+    job.evaluation_seconds = time.monotonic() - began
     return metrics
 
 
