@@ -42,6 +42,7 @@ from toolbox.data.interfaces import Dataset, Transform
 from toolbox.data.loader import training_loader
 from toolbox.data.resize import Resize
 from toolbox.data.transforms import HorizontalFlip
+from toolbox.errors import ToolboxError
 from toolbox.sections import DataConfig
 
 COCO = Path(__file__).resolve().parents[1] / "../shared/data/coco_small"
@@ -165,7 +166,7 @@ def chosen(config: str | None, overrides: Sequence[str], folder: Path) -> tuple[
     if config is not None:
         data = toolbox.load_config(config, overrides).data
         if data.train is None:
-            raise SystemExit(f"{config}: there is no data.train to measure on")
+            raise ToolboxError(f"{config}: there is no data.train to measure on")
         return f"data.train of {config}", data.train.build(), data
     if COCO.is_dir():
         file = COCO / "annotations/instances_train.json"

@@ -32,6 +32,7 @@ import torchvision
 from torch import Tensor
 
 from toolbox import ops
+from toolbox.inference.predictor import choose_device
 
 HEIGHT, WIDTH = 800, 1344
 STRIDES = (4, 8, 16, 32)
@@ -295,7 +296,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device = choose_device(arguments.device, instead="--device cpu")
     bench = Bench(device, arguments.channels, arguments.repeats)
     print(
         f"{arguments.channels} channels, image {HEIGHT} × {WIDTH}, torch {torch.__version__}; ms, fastest of "

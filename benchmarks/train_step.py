@@ -36,6 +36,8 @@ from infer import ALLOCATOR, ROOT
 from torch import Tensor, nn
 
 import toolbox
+from toolbox.errors import ToolboxError
+from toolbox.inference.predictor import choose_device
 from toolbox.masks import InstanceMasks, PolygonMask
 from toolbox.models.backbones.weights import without_pretrained
 from toolbox.structures import Targets
@@ -297,11 +299,14 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    choose_device(arguments.device, instead="--device cpu")
+    there = ["ours", "torchvision", *(["detectron2"] if importlib.util.find_spec("detectron2") else [])]
+    names = arguments.sides or there
+    if not {*names} <= {*there}:
+        raise ToolboxError("--sides detectron2: detectron2 is not installed here; install it, or leave it out")
     if arguments.allocator == "glibc" and not ALLOCATOR.items() <= os.environ.items():  # read at a process's start
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ALLOCATOR})
     torch.set_num_threads(arguments.threads)
-    there = ["ours", "torchvision", *(["detectron2"] if importlib.util.find_spec("detectron2") else [])]
-    names = arguments.sides or there
     if arguments.memory_of:
         return measure_memory(arguments.memory_of, arguments)
     if arguments.profile:

@@ -34,7 +34,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     return raised
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["check", "--help"], ["show", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["check", "-h"], ["show", "--help"]])
 def test_help_comes_without_importing_torch(arguments: list[str]) -> None:
     code = f"""
 import sys
@@ -54,6 +54,14 @@ def test_every_command_whose_module_exists_is_shown_with_its_summary(capsys: pyt
     shown = capsys.readouterr().out
     for command in COMMANDS:
         assert (f"\n  {command.name} " in shown) == command.exists
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("data", "browse"), ("bench",)])
+def test_the_short_option_for_help_is_the_long_one(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*command, "-h") == 0
+    shown = capsys.readouterr().out
+    assert run(*command, "--help") == 0
+    assert shown == capsys.readouterr().out and shown.startswith(f"Usage: {' '.join(('rcnn', *command))} ")
 
 
 def test_wrong_input_gives_its_message_alone_and_exit_status_2(
@@ -112,6 +120,41 @@ def test_overrides_are_shown_once_in_brackets(capsys: pytest.CaptureFixture[str]
 def test_a_benchmark_is_run_with_what_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "ops", "--", "--help") == 0
     assert "usage: ops.py" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_after_a_benchmark_s_name_is_the_script_s(
+    option: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("toolbox.cli.bench.FOLDER", tmp_path)
+    (tmp_path / "ops.py").write_text("import sys; print(sys.argv[1:])")
+    assert run("bench", "ops", option) == 0
+    assert capfd.readouterr() == (f"['{option}']\n", "")
+    assert run("bench", option) == 0
+    assert "NAME" in capfd.readouterr().out
+
+
+def test_wrong_input_of_a_benchmark_is_said_as_of_every_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("toolbox.cli.bench.FOLDER", tmp_path)
+    (tmp_path / "near.py").write_text("REASON = 'no GPU'")
+    (tmp_path / "ops.py").write_text(
+        "import near\nfrom toolbox.errors import ToolboxError\nraise ToolboxError(f'{__file__}: {near.REASON}')"
+    )
+    assert run("bench", "ops") == 2
+    assert capfd.readouterr().err.splitlines()[1:] == [f"{tmp_path}/ops.py: no GPU"]
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.lr=0.1", "--workers", "0")])
+def test_a_config_to_measure_on_is_looked_at_as_train_does(
+    overrides: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for command in (("train",), ("bench", "data")):
+        assert run(*command, "wrong.yml", *overrides[: 1 if command == ("train",) else None]) == 2
+        said.append(capfd.readouterr().err)
+    assert said[0] == said[1] and said[0].startswith("wrong.yml: cannot read the config: ")
 
 
 def test_options_of_a_benchmark_need_no_dashes_before_them(

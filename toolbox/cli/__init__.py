@@ -72,7 +72,12 @@ COMMANDS = (
 def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     """The app, with the function of the one command that `arguments` name, and the summaries of the others."""
     app = typer.Typer(
-        name="rcnn", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+        name="rcnn",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": _HELP},
     )
     app.callback(help="Faster and Mask R-CNN from one YAML.")(_options)
     chosen = _chosen(arguments)
@@ -83,7 +88,9 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=command.name, help=command.summary)
         else:
-            settings = {"ignore_unknown_options": command.passes_on}
+            settings: dict[str, Any] = {"ignore_unknown_options": command.passes_on}
+            if command.passes_on and len([word for word in arguments if not word.startswith("-")]) > 1:
+                settings["help_option_names"] = []  # the script's own help is asked for
             app.command(command.name, short_help=command.summary, context_settings=settings)(function)
     return app
 
@@ -118,6 +125,7 @@ def _log_to_stderr() -> None:
     log.setLevel(logging.INFO)
 
 
+_HELP = ["--help", "-h"]
 _NO_OPTIONS = {
     f"--{name}": key
     for key, names in {
