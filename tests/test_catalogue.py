@@ -18,6 +18,7 @@ from toolbox.config import check
 from toolbox.errors import ConfigError
 from toolbox.json_schema import json_schema
 from toolbox.registry import FAMILIES
+from toolbox.schema import load_config
 from toolbox.sections import RunConfig, register_builtin
 from toolbox.signatures import signature_of, spell
 from toolbox.yaml_nodes import Findings, parse
@@ -102,19 +103,46 @@ def test_lists_and_config_errors_do_not_import_torch(tmp_path: Path) -> None:
         status, said, imported = rcnn(cache, *arguments)
         assert (status, imported) == (2, False)
         assert said.strip() == first[1].strip() and "did you mean 'ResNet'?" in said
+    misspelt = tmp_path / "misspelt.yaml"
+    misspelt.write_text(GOOD.replace("steps: 600", "stepz: 600"))
+    for arguments, near in (
+        (["train", str(misspelt)], "no setting 'stepz' here; did you mean 'steps'?"),
+        (["train", "configs/quickstart.yaml", "train.lrr=1"], "train.lrr=1: there is no setting 'lrr' here"),
+        (["bench", "data", "configs/quickstart.yaml", "train.lrr=1"], "train.lrr=1: there is no setting 'lrr' here"),
+        (["bench", "data", "wrong.yml"], "wrong.yml: cannot read the config"),
+    ):
+        status, said, imported = rcnn(cache, *arguments)
+        assert (status, imported) == (2, False) and near in said
     for arguments in (["--help"], ["list"], ["schema"], ["list", "--format", "markdown"], ["--version"]):
         assert rcnn(cache, *arguments)[::2] == (0, False), arguments
+
+
+def test_names_of_metrics_are_told_with_the_other_names_in_the_words_of_the_whole_check(
+    known: catalogue.Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(GOOD + "  keep_best: segm.APP\n  early_stopping: {metric: AP, patience: 3}\n")
+    with pytest.raises(ConfigError) as whole:
+        load_config(file, ["train.eval_every=1"])
+    monkeypatch.setattr(catalogue, "load", lambda: known)
+    with pytest.raises(ConfigError) as caught:
+        precheck.precheck(file, ["train.eval_every=1"])
+    assert caught.value.problems == whole.value.problems and len(whole.value.problems) == 2
+    with pytest.raises(ConfigError, match=r"'APP'(.|\n)*got 'AP'(.|\n)*'stepz'"):
+        precheck.precheck(file, ["train.stepz=1"])
+    assert precheck.precheck(file, ["train.keep_best=segm.AP", "train.early_stopping=null"]) is not None
 
 
 def test_a_sweep_with_a_wrong_variant_does_not_import_torch(tmp_path: Path) -> None:
     bad = tmp_path / "sweep.yaml"
     bad.write_text(
-        f"base: {ROOT / 'configs/quickstart.yaml'}\nmetrics: {{AP: segm.AP}}\n"
-        "variants: {a: , b: {set: {train.stebs: 1}}}\n"
+        f"base: {ROOT / 'configs/quickstart.yaml'}\nmetrics: {{AP: segm.APP}}\n"
+        "variants: {a: , b: {set: {train.stebs: 1, train.keep_best: AP}}}\n"
     )
     first, second = (rcnn(tmp_path / "cache", "sweep", str(bad)) for _ in range(2))
     assert first[::2] == (2, True) and second[::2] == (2, False)
     assert first[1] == second[1] and "there is no setting 'stebs' here; did you mean 'steps'?" in first[1]
+    assert "metrics.AP: segm has no number 'APP'" in first[1] and "train.keep_best" in second[1]
 
 
 def test_a_config_that_is_no_yaml_needs_no_record(tmp_path: Path) -> None:
@@ -207,15 +235,21 @@ def test_what_a_plugin_has_registered_is_not_written_down(tmp_path: Path, monkey
             file.unlink()
 
 
-def test_records_of_earlier_sources_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_other_sources_stay_but_for_the_oldest_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two environments side by side would else remove each other's, and wait for torch at each mistake."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(catalogue, "_only_builtin", lambda: True)
-    old = tmp_path / "rcnn-toolbox" / "catalogue-0123456789abcdef.json"
-    old.parent.mkdir()
-    old.write_text("{}")
+    monkeypatch.setattr(catalogue, "_KEPT", 3)
+    folder = tmp_path / "rcnn-toolbox"
+    folder.mkdir()
+    for number, name in enumerate(("b", "c", "a")):
+        (folder / f"catalogue-{name}.json").write_text("{}")
+        os.utime(folder / f"catalogue-{name}.json", (number, number))
     catalogue.save(RunConfig)
-    [written] = old.parent.iterdir()
-    assert written != old
+    names = {file.stem for file in folder.iterdir()}
+    assert len(names) == 3 and names > {"catalogue-c", "catalogue-a"}
 
 
 @pytest.mark.parametrize("announced", [False, True])

@@ -88,6 +88,19 @@ def test_all_that_is_wrong_with_the_train_section_comes_together_each_at_its_key
     ]
 
 
+def test_what_is_wrong_inside_a_section_s_parts_hides_nothing_of_the_section() -> None:
+    text = RUN.replace("steps: 10", "steps: 0") + "data:\n  resize: {short: 0}\n  repeat_factors: {threshold: 7}\n"
+    wrong = ("data.workers=-1", "train.micro_batch=3", "train.early_stopping={metric: segm.AP, patience: 0}")
+    assert [line.split(": ")[1] for line in problems(text, *wrong)] == [
+        "data.resize.short",
+        "data.repeat_factors.threshold",
+        "train.steps",
+        "train.batch",  # 16, which 3 does not divide
+        "data.workers=-1",
+        "train.early_stopping.patience",
+    ]
+
+
 def test_a_missing_section_is_named_with_what_it_needs() -> None:
     text = RUN[: RUN.index("train:")]
     assert problems(text) == [

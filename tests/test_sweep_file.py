@@ -190,6 +190,23 @@ SWEEP_S_OWN = {
 }
 
 
+def test_mistakes_of_the_sweep_and_of_its_variants_come_together(folder: Path) -> None:
+    text = BASE.replace("bbox.AP", "bbox.APx") + (
+        "variants:\n  a: {set: {train.keep_best: segm.APP, train.early_stopping: {metric: AP}}}\n"
+        "  b: {set: {train.lr.x: 3}}\n"
+    )
+    found = problems(text)
+    assert [line.split(": ")[:2] for line in found] == [
+        ["sweep.yaml:2:15", "metrics.AP"],
+        ["sweep.yaml:5:25", "train.lr is 0.001, which has no entries"],
+        ["sweep.yaml:4:30", "train.keep_best"],
+        ["sweep.yaml:4:71", "train.early_stopping.metric"],
+    ]
+    Path("sweep.yaml").write_text(text)
+    read = read_sweep("sweep.yaml")
+    assert [variant.name for variant in read.readable] == ["a"] and len(read.problems) == 2
+
+
 @pytest.mark.parametrize("text", SWEEP_S_OWN, ids=range(len(SWEEP_S_OWN)))
 def test_mistakes_in_the_sweep_itself_come_together_each_at_its_place(folder: Path, text: str) -> None:
     assert problems(text) == SWEEP_S_OWN[text]
@@ -199,7 +216,7 @@ def test_a_base_is_looked_for_beside_the_sweep(folder: Path) -> None:
     Path("sweeps").mkdir()
     Path("sweeps/sweep.yaml").write_text("base: whole.yaml\nmetrics: {AP: bbox.AP}\nvariants: {a: }\n")
     with pytest.raises(ConfigError) as caught:
-        read_sweep("sweeps/sweep.yaml")
+        load_sweep("sweeps/sweep.yaml")
     assert str(caught.value) == (
         "sweeps/sweep.yaml:1:7: base: there is no file sweeps/whole.yaml (a base is relative to the sweep's own "
         "folder); write ../whole.yaml"

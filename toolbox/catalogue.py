@@ -35,6 +35,7 @@ from toolbox.signatures import (
 )
 
 PACKAGE = Path(__file__).parent
+_KEPT = 16  # records, of about 70 kB each
 
 _SCALARS: dict[str, Any] = {kind.__name__: kind for kind in (bool, int, float, str)} | {
     "null": type(None),
@@ -70,7 +71,9 @@ def save(root: type) -> None:
         if file is None or file.exists():
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        for old in file.parent.glob("catalogue-*.json"):
+        # Other environments keep theirs here too, so only what has not been written for long goes.
+        written = sorted(file.parent.glob("catalogue-*.json"), key=lambda old: old.stat().st_mtime, reverse=True)
+        for old in written[_KEPT - 1 :]:
             old.unlink(missing_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps(record(root)), encoding="utf-8")

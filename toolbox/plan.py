@@ -6,13 +6,13 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any, Union
 
 from toolbox.errors import CheckpointError, ConfigError, DataError, Problem, ToolboxError, told
 from toolbox.registry import Registry
-from toolbox.signatures import MISSING, StandIn, component_of, members, signature_of
+from toolbox.signatures import MISSING, Setting, StandIn, component_of, members, signature_of
 from toolbox.yaml_nodes import Place
 
 NOWHERE = Place()
@@ -98,8 +98,11 @@ class Plan:
         missing = [name for name, required in wired.items() if required and name not in arguments]
         if missing:
             raise TypeError(f"{self.key or self.cls.__name__}: build() lacks the wired {', '.join(missing)}")
-        settings = {**self._base, **self.given}
-        values = {name: built(value) for name, value in settings.items() if name not in arguments}
+        settings = {name: value for name, value in {**self._base, **self.given}.items() if name not in arguments}
+        values, problems = _built_each(settings)
+        if problems:
+            own = self._own_refusals({**values, **arguments}, settings.keys() - values.keys())
+            raise ConfigError([*own, *problems])
         try:
             made = self.cls(**values, **arguments)
         except ConfigError as error:
@@ -116,8 +119,26 @@ class Plan:
         self._check_promises(made)
         return made
 
+    def _own_refusals(self, values: Mapping[str, Any], refused: Set[str]) -> Sequence[Problem]:
+        """What a section has against its other values, where those of the settings `refused` cannot be built.
+
+        Components may do anything while they are made; a section only looks at its values.
+        """
+        required = any(setting.required and name in refused for name, setting in self._settings.items())
+        if self.family is not None or required:
+            return ()
+        try:
+            self.cls(**values)
+        except ValueError as error:
+            return self._refusals(str(error))
+        return ()
+
+    @property
+    def _settings(self) -> Mapping[str, Setting]:
+        return signature_of(self.cls, self.family).settings
+
     def _known(self, name: str) -> str | None:
-        return name if name in signature_of(self.cls, self.family).settings else None
+        return name if name in self._settings else None
 
     def _placed(self, problem: Problem) -> Problem:
         """A constructor's own finding does not know where its arguments were written."""
@@ -153,14 +174,31 @@ class Plan:
 
 
 def built(value: Any) -> Any:
-    """Build the plans inside a value; those that an annotation keeps as plans stay."""
+    """Build the plans inside a value; those that an annotation keeps as plans stay.
+
+    Raises:
+        ConfigError: the problems of all of them.
+    """
     if isinstance(value, Plan):
         return value if value._deferred else value.build()
-    if isinstance(value, (list, tuple)):
-        return type(value)(built(item) for item in value)
-    if isinstance(value, dict):
-        return {key: built(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, dict)):
+        made, problems = _built_each(value if isinstance(value, dict) else dict(enumerate(value)))
+        if problems:
+            raise ConfigError(problems)
+        return made if isinstance(value, dict) else type(value)(made.values())
     return value
+
+
+def _built_each(values: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[Problem]]:
+    """The values that can be built, and the problems of the others."""
+    made: dict[Any, Any] = {}
+    problems: list[Problem] = []
+    for name, value in values.items():
+        try:
+            made[name] = built(value)
+        except ConfigError as error:
+            problems += error.problems
+    return made, problems
 
 
 def writable(value: Any) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from toolbox import catalogue
 from toolbox.config import check
 from toolbox.errors import ConfigError, Problem, did_you_mean
+from toolbox.metric_names import split_metric
 from toolbox.plan import Plan
 from toolbox.plugins import GROUP
 from toolbox.yaml_hints import undecodable
@@ -43,7 +44,26 @@ def precheck_nodes(root: Node, findings: Findings) -> Plan | None:
     known = None if "plugins" in root.value or entry_points(group=GROUP) else catalogue.load()
     if known is None:
         return None
-    return check(root, known.root, findings, families=known.families)
+    plan = check(root, known.root, findings, families=known.families)
+    note_metrics(plan, findings)
+    return plan
+
+
+def note_metrics(root: Plan, findings: Findings) -> None:
+    """Note settings that name no metric of an evaluation: as names they are a matter of the text, like all others.
+
+    Args:
+        root: of the whole YAML.
+    """
+    train = root.given.get("train")
+    stopping = train.given.get("early_stopping") if isinstance(train, Plan) else None
+    for section, name in ((train, "keep_best"), (stopping, "metric")):
+        metric = section.given.get(name) if isinstance(section, Plan) else None
+        if isinstance(metric, str):
+            try:
+                split_metric(metric)
+            except ValueError as error:
+                findings.add(section.place_of(name) or section.place, f"{section.key}.{name}", f"{name}: {error}")
 
 
 def read_text(path: Path) -> str:

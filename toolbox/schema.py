@@ -13,7 +13,7 @@ from toolbox.errors import ConfigError, Problem
 from toolbox.models.box_branch import TestSettings
 from toolbox.plan import Plan
 from toolbox.plugins import PluginError, load_installed, load_plugin, registered_by
-from toolbox.precheck import read_nodes, read_text
+from toolbox.precheck import note_metrics, read_nodes, read_text
 from toolbox.registry import ADVICE
 from toolbox.sections import DataConfig, RunConfig, TrainConfig, register_builtin
 from toolbox.yaml_nodes import COMMAND_LINE, Findings, Node, write
@@ -88,6 +88,7 @@ def config_from_nodes(root: Node, name: str, findings: Findings, *, folder: str 
     catalogue.save(RunConfig)
     advice = [*_load_plugins(root, Path(folder or "."), findings), *load_installed()]
     plan = check(root, RunConfig, findings, advice="; ".join(advice))
+    note_metrics(plan, findings)
     findings.raise_any()
     sections = _build_sections(plan)
     return Config(model=plan["model"], **sections, plugins=tuple(plan["plugins"]), path=name, plan=plan)

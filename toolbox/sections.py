@@ -292,7 +292,7 @@ class TrainConfig:
                 wrong.append(f"keep_best: {error}")
         if self.early_stopping is not None and self.eval_every is None:
             wrong.append("early_stopping needs eval_every, else the run is evaluated at its end only")
-        if not wrong:
+        if self.batch >= 1 and (self.micro_batch is None or self.micro_batch >= 1):
             try:
                 accumulation(self.batch, self.micro_batch)
             except ValueError as error:

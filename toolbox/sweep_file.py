@@ -34,7 +34,7 @@ class VariantText:
         paper: published values by metric, in percent.
         only_paper: why it is not trained, or None.
         base: the file that plugins are relative to, and that messages name.
-        root: its whole config, or None if it is not trained.
+        root: its whole config, or None if it is not trained, or could not be read.
     """
 
     name: str
@@ -65,6 +65,7 @@ class SweepText:
         seeds: of the runs.
         reference: name of the variant that others are compared with.
         variants: in the order of the file.
+        problems: of the sweep's own text; whoever checks the configs raises them with theirs.
     """
 
     path: Path
@@ -75,11 +76,17 @@ class SweepText:
     seeds: tuple[int, ...]
     reference: str
     variants: tuple[VariantText, ...]
+    problems: tuple[Problem, ...] = ()
 
     @property
     def trained(self) -> tuple[VariantText, ...]:
         """The variants that are not the paper's alone."""
         return tuple(variant for variant in self.variants if variant.only_paper is None)
+
+    @property
+    def readable(self) -> tuple[VariantText, ...]:
+        """Those of them whose config can be looked at."""
+        return tuple(variant for variant in self.trained if variant.root is not None)
 
 
 def read_sweep(path: str | Path, overrides: Sequence[str] = (), *, small: bool = False) -> SweepText:
@@ -90,7 +97,7 @@ def read_sweep(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
         small: the small form.
 
     Raises:
-        ConfigError: every problem of the sweep's own text, each with its place.
+        ConfigError: the YAML has another form than a sweep's: every problem, each with its place.
     """
     path = Path(path)
     findings = Findings()
@@ -109,29 +116,31 @@ def precheck_sweep(sweep: SweepText) -> None:
         ConfigError: every problem of every variant, each with its place.
     """
     found: dict[str, Sequence[Problem]] = {}
-    for variant in sweep.trained:
+    for variant in sweep.readable:
         findings = Findings()
         try:
-            if precheck_nodes(variant.nodes(seed=0), findings) is not None:
-                findings.raise_any()
+            if precheck_nodes(variant.nodes(seed=0), findings) is None:
+                return  # the whole check says all that is wrong
+            findings.raise_any()
         except ConfigError as error:
             found[variant.name] = error.problems
-    raise_gathered(found, len(sweep.trained))
+    raise_gathered(found, len(sweep.trained), sweep.problems)
 
 
-def raise_gathered(found: Mapping[str, Sequence[Problem]], variants: int) -> None:
+def raise_gathered(found: Mapping[str, Sequence[Problem]], variants: int, own: Sequence[Problem] = ()) -> None:
     """Raise the problems of several variants, each once; with the variants that have it, where those are not all.
 
     Args:
         found: problems by the variant's name.
         variants: how many have been looked at.
+        own: problems of the sweep itself.
     """
     having: dict[Problem, list[str]] = {}
     for name, problems in found.items():
         for problem in dict.fromkeys(problems):
             having.setdefault(problem, []).append(name)
-    if having:
-        raise ConfigError([_told_of(problem, names, variants) for problem, names in having.items()])
+    if having or own:
+        raise ConfigError([*own, *(_told_of(problem, names, variants) for problem, names in having.items())])
 
 
 def _told_of(problem: Problem, names: Sequence[str], variants: int) -> Problem:
@@ -169,9 +178,9 @@ class _Reader:
         variants = tuple(self._variant(name, entry) for name, entry in self.said.variants.items())
         self._check_names(variants)
         seeds, reference = self._seeds(), self._reference(variants)
-        self.findings.raise_any()
         places = {name: self.root.value["metrics"].value[name].place for name in metrics}
-        return SweepText(self.path, self.said.title, self.small, metrics, places, seeds, reference, variants)
+        found = self.findings.problems
+        return SweepText(self.path, self.said.title, self.small, metrics, places, seeds, reference, variants, found)
 
     # Rows
 
@@ -198,13 +207,14 @@ class _Reader:
             message = f"it has a base of its own; small.variants.{name} needs one too"
             self.findings.add(own.value["base"].place, f"variants.{name}", message)
         base = base or (None if self.small else _entry(own, "base")) or self.form_node.value["base"]
+        known = len(self.findings)
         path, root = self._base(base)
         if root is not None:
             self._write(root, _entry(self.form_node, "set"))
             self._write(root, _entry(changes, "set") or _entry(own, "set"))
             for number, override in enumerate(self.overrides):
                 apply_override(root, override, number, self.findings)
-        return path, root
+        return path, root if len(self.findings) == known else None
 
     def _base(self, node: Node) -> tuple[Path, Node | None]:
         """The first of a base's files, and the nodes of all as one config."""

@@ -70,11 +70,16 @@ class Findings:
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All of them, causes first, sorted by place, each once."""
+        ordered = sorted(self._found, key=lambda entry: entry[:2])
+        return tuple(dict.fromkeys(problem for *_, problem in ordered))
+
     def raise_any(self) -> None:
-        """Raise a ConfigError with all of them, causes first, sorted by place, each once."""
+        """Raise a ConfigError with all of them."""
         if self._found:
-            ordered = sorted(self._found, key=lambda entry: entry[:2])
-            raise ConfigError(list(dict.fromkeys(problem for *_, problem in ordered)))
+            raise ConfigError(self.problems)
 
 
 @dataclass

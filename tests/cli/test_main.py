@@ -57,7 +57,9 @@ def test_every_command_whose_module_exists_is_shown_with_its_summary(capsys: pyt
 
 
 @pytest.mark.parametrize("command", [(), ("train",), ("data", "browse"), ("bench",)])
-def test_the_short_option_for_help_is_the_long_one(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_short_option_for_help_is_the_long_one(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*command, "-h") == 0
     shown = capsys.readouterr().out
     assert run(*command, "--help") == 0

@@ -112,15 +112,15 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = (), *, small: bool =
     same: dict[str, VariantText] = {}
     first: dict[str, VariantText] = {}
     configs: dict[str, Config] = {}
-    for variant in text.trained:
+    for variant in text.readable:
         try:
-            config = config_of(variant, text.seeds[0])
+            config = config_of(variant, seed=0)
         except ConfigError as error:
             found[variant.name] = error.problems
         else:
             configs[variant.name] = config
             same[variant.name] = first.setdefault(config.to_yaml(), variant)
-    raise_gathered(found, len(text.trained))
+    raise_gathered(found, len(text.trained), text.problems)
     check_metrics(text, configs, lacking_in_model)
     return Sweep(text, same)
 
