@@ -58,8 +58,7 @@ def note_metrics(root: Plan, findings: Findings) -> None:
     train = root.given.get("train")
     stopping = train.given.get("early_stopping") if isinstance(train, Plan) else None
     for section, name in ((train, "keep_best"), (stopping, "metric")):
-        metric = section.given.get(name) if isinstance(section, Plan) else None
-        if isinstance(metric, str):
+        if isinstance(section, Plan) and isinstance(metric := section.given.get(name), str):
             try:
                 split_metric(metric)
             except ValueError as error:
