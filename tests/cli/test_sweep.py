@@ -90,6 +90,37 @@ def test_the_table_alone_trains_nothing_and_leaves_nothing(folder: Path, capsys:
     assert not Path("elsewhere").exists()
 
 
+def test_the_table_is_that_of_the_overrides_and_seeds_which_trained_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = ("--small", "--seeds", "3", "train.steps=2", "train.batch=2")
+    assert sweep(*trained, "--only", "RoIPool") == 0
+    printed = capsys.readouterr().out
+    assert "1 seed (3), 1 of 2 runs done" in printed
+    with_what = f"{Path('runs/table-small')}: trained with train.steps=2 train.batch=2, of which this is the table"
+    for given, said in (
+        ((), f"{with_what}\n"),
+        (("train.steps=2", "train.batch=2"), ""),
+        (("train.steps=9",), f"warning: {with_what}; train.steps=9 is left aside\n"),
+    ):
+        assert sweep("--small", "--table", *given) == 0
+        output = capsys.readouterr()
+        assert (output.out, output.err) == (printed, said)
+    assert sweep("--small", "--table", "--seeds", "3,4") == 0
+    assert "2 seeds (3, 4), 1 of 4 runs done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"overrides": 3, "seeds": null}', '{"overrides": [], "seeds": ["a"]}']
+)
+def test_a_record_of_the_call_that_is_none_is_said(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/table").mkdir(parents=True)
+    Path("runs/table/call.json").write_text(text)
+    assert sweep("--table") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{Path('runs/table/call.json')}: not what a sweep writes (") and "remove it" in said
+
+
 def test_a_signal_ends_a_sweep_with_130_and_the_same_command_goes_on(folder: Path) -> None:
     command = [sys.executable, "-c", "from toolbox.cli import main; main()", "sweep", "table.yaml", "train.device=cpu"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

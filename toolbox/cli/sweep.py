@@ -11,6 +11,7 @@ from toolbox.errors import ToolboxError
 
 if TYPE_CHECKING:
     from toolbox.engine.sweep import Outcome, Run
+    from toolbox.sweep_call import SweepCall
 
 
 def sweep(
@@ -39,27 +40,36 @@ def sweep(
 
     All configs are checked before anything trains. Each variant with each seed is an ordinary run, in
     DIR/VARIANT/seed-N, and DIR gets table.md and table.json. The same command goes on with a sweep that was stopped,
-    and only prints the table of one that is finished. Several of it side by side share the runs.
+    and only prints the table of one that is finished. Several of it side by side share the runs. --table needs no
+    overrides: the folder knows with which the sweep was trained.
     """
+    from toolbox.sweep_call import NAME, SweepCall
     from toolbox.sweep_file import precheck_sweep, read_sweep
 
-    wanted = _seeds(seeds)
-    precheck_sweep(read_sweep(file, overrides or (), small=small))
-    from toolbox.engine.sweep import check_runs, load_sweep, runs_of
+    folder = run or Path("runs") / (f"{file.stem}-small" if small else file.stem)
+    call = SweepCall(tuple(overrides or ()), _seeds(seeds))
+    if table:
+        call = _as_trained(call, folder)
+    precheck_sweep(read_sweep(file, call.overrides, small=small))
+    from toolbox.engine.sweep import check_folders, check_runs, load_sweep, runs_of
     from toolbox.engine.sweep_markdown import markdown
     from toolbox.engine.sweep_table import read_table
     from toolbox.weights import replacing
 
-    checked = load_sweep(file, overrides or (), small=small)
-    folder = run or Path("runs") / (f"{file.stem}-small" if small else file.stem)
+    checked = load_sweep(file, call.overrides, small=small)
     outcome = None
     if not table:
-        runs = runs_of(checked, folder, only=only or (), seeds=wanted)
-        waiting = [run for run in runs if not run.finished]
+        runs = runs_of(checked, folder, only=only or (), seeds=call.seeds)
+        waiting = any(not run.finished for run in runs)
         if waiting:
             check_runs(runs, checked.text)
-            outcome = _train(runs)
-    result = read_table(checked, folder, seeds=wanted)
+        else:
+            check_folders(runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / NAME) as path:
+            path.write_text(call.to_json(), encoding="utf-8")
+        outcome = _train(runs) if waiting else None
+    result = read_table(checked, folder, seeds=call.seeds)
     if folder.is_dir():
         for name, text in (("table.md", markdown(result)), ("table.json", result.to_json())):
             with replacing(folder / name) as path:
@@ -67,6 +77,20 @@ def sweep(
     typer.echo(markdown(result), nl=False)
     if outcome is not None:
         _report(outcome)
+
+
+def _as_trained(given: SweepCall, folder: Path) -> SweepCall:
+    """What the sweep in a folder was trained with, which is said where it is not what was given."""
+    from toolbox.sweep_call import SweepCall
+
+    kept = SweepCall.read(folder)
+    if kept is None:
+        return given
+    if given.overrides != kept.overrides:
+        trained = f"{folder}: trained with {' '.join(kept.overrides) or 'no overrides'}, of which this is the table"
+        left = f"; {' '.join(given.overrides)} is left aside" if given.overrides else ""
+        typer.echo(f"{'warning: ' if left else ''}{trained}{left}", err=True)
+    return SweepCall(kept.overrides, kept.seeds if given.seeds is None else given.seeds)
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:
