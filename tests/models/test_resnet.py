@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
+from torchvision.ops import FrozenBatchNorm2d
 
-from toolbox.models.backbones import ResNet, ResNetStage
+from toolbox.models.backbones import ResNet, ResNetStage, residual
 from toolbox.structures import RoIShape
 
 FORMS: list[dict[str, Any]] = [{"depth": 18}, {"depth": 50}, {"depth": 50, "stride_in_1x1": True}]
@@ -119,3 +122,45 @@ def test_a_stage_on_regions_is_the_backbones_own_and_may_leave_its_stride_out(tm
 def test_a_stage_with_frozen_norms_and_no_weights_is_refused() -> None:
     with pytest.raises(ValueError, match="^norm 'frozen_bn' needs pretrained weights"):
         ResNetStage(RoIShape(1024, 7, 7))
+
+
+def fixed_block() -> nn.Module:
+    """A bottleneck with a shortcut of its own, and statistics that change what passes."""
+    torch.manual_seed(0)
+    form = {"stride": 2, "dilation": 1, "first_dilation": 1, "groups": 1, "width": 64, "stride_in_1x1": False}
+    block = residual.ResidualBlock(8, 4, bottleneck=True, norm="frozen_bn", **form)
+    for layer in block.modules():
+        if isinstance(layer, FrozenBatchNorm2d):
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.uniform_(0.5, 2)
+    return block
+
+
+def test_folded_weights_are_not_kept_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they would be a copy of the backbone, alive until the backward pass."""
+    made, fold = [], residual._folded
+
+    def noted(weight: Tensor, scale: Tensor) -> Tensor:
+        folded = fold(weight, scale)
+        made.append(weakref.ref(folded))
+        return folded
+
+    monkeypatch.setattr(residual, "_folded", noted)
+    out = fixed_block()(torch.rand(1, 8, 9, 9, requires_grad=True))
+    assert len(made) == 4 and not any(reference() is not None for reference in made)
+    out.sum().backward()
+    assert len(made) == 8  # again, once each
+
+
+@pytest.mark.parametrize("kind", ["plain", "checkpointed", "bfloat16"])
+def test_a_folded_norm_has_the_gradients_of_convolution_and_norm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = fixed_block()
+    images = torch.rand(2, 8, 9, 9, requires_grad=True)
+    inputs = [images, *block.parameters()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):
+        out = checkpoint(block, images, use_reentrant=False) if kind == "checkpointed" else block(images)
+    found = torch.autograd.grad(out.float().sin().sum(), inputs)
+    monkeypatch.setattr(residual, "conv_norm", lambda convolution, norm, x: norm(convolution(x)))
+    expected = torch.autograd.grad(block(images).sin().sum(), inputs)
+    for own, other in zip(found, expected, strict=True):
+        assert (own - other).norm() <= (0.1 if kind == "bfloat16" else 1e-5) * other.norm()

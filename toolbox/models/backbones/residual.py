@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,16 +24,32 @@ def conv_norm(convolution: nn.Conv2d, norm: Any, x: Tensor) -> Tensor:
         return norm(convolution(x))
     scale: Tensor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift: Tensor = norm.bias - norm.running_mean * scale
-    weight = convolution.weight * scale[:, None, None, None]
-    return F.conv2d(
+    out = F.conv2d(
         x,
-        weight.to(convolution.weight.dtype),
+        _folded(convolution.weight, scale),
         shift.to(convolution.weight.dtype),
         convolution.stride,
         convolution.padding,
         convolution.dilation,
         convolution.groups,
     )
+    if out.requires_grad and not torch.compiler.is_compiling():
+        _fold_again_for_gradient(out, convolution.weight, scale)
+    return out
+
+
+def _folded(weight: Tensor, scale: Tensor) -> Tensor:
+    return (weight * scale[:, None, None, None]).to(weight.dtype)
+
+
+def _fold_again_for_gradient(out: Tensor, weight: Tensor, scale: Tensor) -> None:
+    """Keep no folded weights until the gradient: all of them are as large as the network."""
+    saved = getattr(out.grad_fn, "_raw_saved_weight", None)
+    if saved is None:
+        return
+    # Raised where activations are recomputed for the gradient: there nothing is kept anyway.
+    with contextlib.suppress(RuntimeError):
+        saved.register_hooks(lambda folded: folded.dtype, lambda dtype: _folded(weight, scale).to(dtype))
 
 
 def make_norm(norm: BlockNorm, channels: int) -> nn.Module:
