@@ -213,7 +213,7 @@ wight: 3
             "engine: {type: Electric, power: 1, name: 5}",
             "car.yaml:1:42: engine.name: expected str, got 5; quote it: '5'",
         ),
-        ("engine: {type: Diesel}\ngears: 3", "car.yaml:2:8: gears: expected list of int, got 3"),
+        ("engine: {type: Diesel}\ngears: 3", "car.yaml:2:8: gears: expected list of int, got 3; write [3]"),
         (
             "engine: {type: Diesel}\naxles: {front: {gear: [1]}}",
             "car.yaml:2:23: axles.front.gear: expected [int, int], a list of 2, got 1 entry",
@@ -392,9 +392,9 @@ def test_a_wrong_override_is_quoted(override: str, line: str) -> None:
 
 def test_problems_of_the_command_line_come_after_the_file_s() -> None:
     assert problems("engine: {type: Diesel}\ngears: 1", "weight=a", "tags=b") == [
-        "car.yaml:2:8: gears: expected list of int, got 1",
+        "car.yaml:2:8: gears: expected list of int, got 1; write [1]",
         "command line: weight=a: expected float",
-        "command line: tags=b: expected list of str",
+        "command line: tags=b: expected list of str; write [b]",
     ]
 
 

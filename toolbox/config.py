@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union
 
 from toolbox.config_messages import (
     absent,
+    as_mapping,
     left_over,
     needed,
     replaced,
@@ -39,7 +40,7 @@ from toolbox.signatures import (
     spell,
     why_unreadable,
 )
-from toolbox.yaml_nodes import Findings, Node
+from toolbox.yaml_nodes import Findings, Node, write_inline
 
 INVALID: Any = object()  # stands for a value whose problem has been noted
 
@@ -204,7 +205,7 @@ class _Checker:
             self.findings.extend(fitting[0])
             return INVALID
         parts = [part for part in choices if part in ordinary_classes(part)]
-        more = "".join(f"; {part.__name__} is a mapping of {', '.join(signature_of(part).settings)}" for part in parts)
+        more = "".join(map(as_mapping, parts))
         return self._expected(node, key, spell(annotation).replace(" | ", " or "), more)
 
     def _literal(self, node: Node, choices: tuple[Any, ...], key: str) -> Any:
@@ -244,7 +245,8 @@ class _Checker:
 
     def _sequence(self, node: Node, kind: type, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
         if not node.is_list:
-            return self._expected(node, key, spell(annotation) if arguments else "a list")
+            hint = self._as_entry(node, arguments[0]) if arguments else ""
+            return self._expected(node, key, spell(annotation) if arguments else "a list", hint)
         fixed = kind is tuple and arguments and arguments[-1] is not Ellipsis
         if fixed and len(arguments) != len(node.value):
             got = counted(len(node.value), "entry", "entries")
@@ -256,6 +258,19 @@ class _Checker:
             for i, (child, item) in enumerate(zip(node.value, types_of, strict=True))
         ]
         return values if kind is list else tuple(values)
+
+    def _as_entry(self, node: Node, item: Any) -> str:
+        """What to write instead of what would be the list's only entry."""
+        component = component_of(item)
+        if component and isinstance(node.value, str):
+            near = next((name for name in component.family if name.lower() == node.value.lower()), "…")
+            return f"; write [{{type: {near}}}]" + (
+                "" if near != "…" else f" with one of {', '.join(component.family)}"
+            )
+        trial = _Checker(Findings(), self.advice, self.families, self.root)
+        if node.value is not None:
+            trial.annotated(node, item, "")
+        return "" if trial.findings or node.value is None else f"; write [{write_inline(node.plain())}]"
 
     # Messages
 

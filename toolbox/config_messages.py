@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from toolbox.errors import did_you_mean
+from toolbox.foreign_names import own_name
 from toolbox.registry import Registry
 from toolbox.signatures import Setting, Signature, component_of, members, ordinary_classes, signature_of, spell
 from toolbox.yaml_nodes import Node, Place, write_inline
@@ -92,14 +93,27 @@ def unknown_argument(
         message = f"{cls.__name__} has no argument '{name}'"
     if name == "type":
         return f"{message}; it is always {cls.__name__}, remove it"
-    path = _belongs(str(name), signature, node)
+    # Exactly this name elsewhere is likelier than one here that is spelled alike; another project's name comes last.
+    path = _belongs(str(name), signature, node) or _in_a_section(str(name), node, root)
     if path:
         return f"{message}; did you mean '{path}'?"
     near = did_you_mean(str(name), signature.settings)
-    if not near and node is not root[1]:
-        path = _belongs(str(name), signature_of(root[0]), root[1], depth=1)
-        near = f"; did you mean '{path}'?" if path else ""
+    path = "" if near else _in_a_section(own_name(str(name))[0], node, root)
+    near = f"; did you mean '{path}'?" if path else near
     return message + (near or f"; it has {', '.join(signature.settings) or 'none'}")
+
+
+def _in_a_section(name: str, node: Node, root: tuple[type, Node]) -> str:
+    """Dotted path of a section's setting with exactly this name; empty if there is none, or at the root itself."""
+    return "" if node is root[1] else _belongs(name, signature_of(root[0]), root[1], depth=1)
+
+
+def as_mapping(part: type) -> str:
+    """How the arguments of a class are written, where one value stands in their place."""
+    settings = signature_of(part).settings
+    needed = [name for name, setting in settings.items() if setting.required] or list(settings)[:1]
+    form = ", ".join(f"{name}: …" for name in needed)
+    return f"; write {{{form}}} ({part.__name__} is a mapping of {', '.join(settings)})"
 
 
 def _belongs(name: str, signature: Signature, node: Node | None, depth: int = _DEPTH) -> str:

@@ -96,6 +96,9 @@ _ARGUMENTS = {
     "nms_thresh_test": "nms",
     "flip_ratio": "prob",
     "p": "prob",
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
 }
 REMARKS = {
     "_base_": "a config is complete and inherits nothing; write its settings out, or override some by key=value",

@@ -26,6 +26,8 @@ def split_metric(name: str) -> tuple[Kind, str]:
     """
     kind, _, number = name.partition(".")
     known = METRICS.get(kind)
+    if known is None and "loss" in name:
+        raise ValueError(f"'{name}' is a loss, of which less is better; name a metric of the evaluation, e.g. segm.AP")
     if known is None:
         near = did_you_mean(kind, METRICS) or f" (kinds: {', '.join(METRICS)})"
         raise ValueError(f"expected a kind and a number of it, e.g. segm.AP, got '{name}'{near}")

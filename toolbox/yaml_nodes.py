@@ -299,6 +299,14 @@ class _Converter:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._findings.add(key_place, key, "a key is a name, not a list or mapping")
                 continue
+            if node.flow_style and _is_glued(key_node, value_node):
+                word, _, text = key_node.value.partition(":")
+                message = f"'{key_node.value}' is no key and value; put a space after the colon: '{word}: {text}'"
+                self._findings.add(key_place, key, message)
+                key_node, value_node = (
+                    yaml.ScalarNode(part.tag, value, part.start_mark)
+                    for part, value in ((key_node, word), (value_node, text))
+                )
             name = _scalar(key_node)
             inner = f"{key}.{name}".lstrip(".")
             if name == "<<":
@@ -310,6 +318,11 @@ class _Converter:
                 result.value[name] = self.convert(value_node, inner)
                 result.key_places[name] = key_place
         return result
+
+
+def _is_glued(key: yaml.ScalarNode, value: yaml.Node) -> bool:
+    """Whether `{a:1}` was written for `{a: 1}`, which YAML reads as one word without a value."""
+    return key.style is None and value.value == "" and re.fullmatch(r"[\w.*]+:[^\s/:][^\s:]*", key.value) is not None
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:

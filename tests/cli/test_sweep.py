@@ -155,6 +155,7 @@ def test_a_signal_ends_a_sweep_with_130_and_the_same_command_goes_on(folder: Pat
         (["--seeds", "1,1"], "--seeds is different whole numbers with commas between, e.g. 0,1,2, not '1,1'"),
         (["--only", "RoIpool2"], "table.yaml has no variant 'RoIpool2'; did you mean 'RoIPool'?"),
         (["--lr", "0.1"], "no option '--lr': config keys are written without dashes; write train.lr=0.1"),
+        (["--run", "table.yaml"], "table.yaml: no folder for the runs: File exists; name one with --run"),
         (["train.setps=1"], "command line: train.setps=1: there is no setting 'setps' here; did you mean 'steps'?"),
     ],
 )

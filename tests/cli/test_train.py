@@ -234,6 +234,15 @@ def test_a_step_that_diverged_is_replayed_with_status_0_and_one_that_does_not_ag
     state, metadata = load_model(capsule)
     healthy = {name: value.clamp(-1e-2, 1e-2) if name.startswith("model.") else value for name, value in state.items()}
     save_model(capsule, healthy, metadata)
-    assert rcnn("train", "--replay", capsule, "train.seed=0") == 1
+    assert rcnn("train", "--replay", capsule, "train.lr=3", "model.box.batch=9", "data.workers=0") == 2
+    assert "no argument 'batch'" in (said := capsys.readouterr().err) or "no setting 'batch'" in said
+    assert rcnn("train", "--replay", capsule, "train.lr=3", "train.device=cpu", "data.workers=0") == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == (
+        "command line: train.lr: is without effect: batch, weights and seed are the capsule's; a replay takes "
+        "model.…, train.device, train.tf32, plugins; leave it out"
+    )
+    assert second.startswith("command line: data.workers: is without effect")
+    assert rcnn("train", "--replay", capsule, "train.device=cpu") == 1
     shown = capsys.readouterr().out
     assert "not reproduced: the loss was not finite on cpu in float32, and is finite here (cpu, float32)" in shown

@@ -21,7 +21,7 @@ from toolbox.engine.capsule import Replay, load_capsule, replay, save_capsule
 from toolbox.engine.distributed import ALONE
 from toolbox.engine.job import prepare
 from toolbox.engine.run_folder import RunFolder
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, ConfigError
 from toolbox.masks import BitmapMask, InstanceMasks, PolygonMask
 from toolbox.registry import FAMILIES
 from toolbox.schema import load_config
@@ -195,6 +195,15 @@ def test_an_override_tries_another_setting_on_the_very_same_step(capsule: Path) 
     assert done.losses["mask"] == done.then.step.losses["mask"]
 
 
+def test_an_override_that_changes_nothing_of_a_step_is_refused(capsule: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        replay(capsule, overrides=["train.tf32=false", "train.seed=1", "model.box.score_threshold=0", "test={}"])
+    assert "score_threshold" in str(caught.value)  # what the config does not know comes first
+    with pytest.raises(ConfigError) as caught:
+        replay(capsule, overrides=["train.tf32=false", "train.seed=1", "test={}"])
+    assert [problem.key for problem in caught.value.problems] == ["train.seed", "test"]
+
+
 def test_a_float16_overflow_is_told_by_the_largest_magnitude(capsule: Path) -> None:
     whole = load_capsule(capsule)
     whole.step.autocast, whole.step.device = "float16", "NVIDIA Something"
@@ -256,9 +265,14 @@ def test_other_files_are_named_for_what_they_are(run: tuple[Path, str], capsule:
     del metadata["capsule"]
     save_model(tmp_path / "model.safetensors", {"a": torch.zeros(1)}, metadata)
     newer = rewritten(capsule, tmp_path / "newer.safetensors", version=2)
+    torch.save({}, tmp_path / "checkpoint.pt")
     for path, said in (
         (tmp_path / "cut.safetensors", "not a whole safetensors file"),
-        (tmp_path / "model.safetensors", "this is a trained model, not a capsule; a run writes capsules into"),
+        (tmp_path / "model.safetensors", "this is a trained model, not a capsule: where a loss is not finite, a run"),
+        (
+            tmp_path / "checkpoint.pt",
+            r"this is a checkpoint \(or .*\), not a capsule: where .* into its folder capsules/",
+        ),
         (tmp_path / "none.safetensors", "no such file"),
         (newer, "a newer toolbox wrote this capsule"),
         (run[0], f"this is a folder; its capsules are {capsule}"),

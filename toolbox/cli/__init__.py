@@ -148,6 +148,11 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
         if name in ("--config", "--config-file", "--cfg") and arguments[0] != "weights":
             command = "COMMAND" if arguments[0].startswith("-") else arguments[0]
             raise ToolboxError(f"no option '{name}': the config stands alone; write rcnn {command} {value}")
+        if name == "--split" and arguments[0] == "eval":
+            raise ToolboxError(
+                "no option '--split': an evaluation is of data.val; to evaluate on other images write "
+                "data.val.annotations=FILE data.val.images=FOLDER, or data.val={type: …}"
+            )
         known = arguments[0] in ("train", "eval", "sweep", "check", "show") and name in _NO_OPTIONS
         if known or re.fullmatch(r"--\w+(\.\w+)+", name):
             key = _NO_OPTIONS.get(name, name[2:])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
 from toolbox.cli.inspect_commands import ConfigPath, Overrides, config_file
-from toolbox.errors import ToolboxError
+from toolbox.errors import ToolboxError, did_you_mean
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -28,7 +28,7 @@ def browse(
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Most pictures.")] = 16,
     split: Annotated[
-        Literal["train", "val"], typer.Option(help="As training sees it, or as evaluation does.")
+        str, typer.Option(metavar="train|val", help="As training sees it, or as evaluation does.")
     ] = "train",
     epoch: Annotated[int, typer.Option(min=0, help="Of training; each augments an image otherwise.")] = 0,
     image: Annotated[
@@ -44,6 +44,9 @@ def browse(
     The pictures are the same each time: augmentation depends on train.seed, the epoch and the image. OUT/sheet.jpg
     shows all of them.
     """
+    if split not in ("train", "val"):
+        near = did_you_mean(split, ("train", "val"))
+        raise ToolboxError(f"--split is train (as training sees it) or val (as evaluation does), not '{split}'{near}")
     from toolbox.precheck import precheck
 
     file = config_file(config)
@@ -54,7 +57,7 @@ def browse(
 
     folder = out or Path("runs") / "browse" / (config.stem if file == config else config.name)
     checked = load_config(file, overrides or ())
-    drawn = browse(checked, Wanted(split, count, epoch, image, holding, raw), folder)
+    drawn = browse(checked, Wanted(cast(Literal["train", "val"], split), count, epoch, image, holding, raw), folder)
     if drawn.sheet is None:
         raise ToolboxError(f"data.{split}: no image{f' shows {holding}' if holding else ''}, so nothing is drawn")
     objects = ", ".join(f"{name} {number}" for name, number in drawn.objects.most_common(8))

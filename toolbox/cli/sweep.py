@@ -65,7 +65,10 @@ def sweep(
             check_runs(runs, checked.text)
         else:
             check_folders(runs)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ToolboxError(f"{folder}: no folder for the runs: {error.strerror}; name one with --run") from None
         with replacing(folder / NAME) as path:
             path.write_text(call.to_json(), encoding="utf-8")
         outcome = _train(runs) if waiting else None

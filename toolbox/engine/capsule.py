@@ -27,14 +27,16 @@ from toolbox.engine.devices import autocast
 from toolbox.engine.module_statistics import Observation, Statistics, observe
 from toolbox.engine.precision import tf32
 from toolbox.engine.stored_batch import batch_from_tensors, batch_to_tensors
-from toolbox.errors import CheckpointError
+from toolbox.errors import CheckpointError, ConfigError, Problem
 from toolbox.inference.loading import detector_of
 from toolbox.structures import Batch
-from toolbox.weights import load_model, save_model
+from toolbox.weights import kind_of_file, load_model, save_model
+from toolbox.yaml_nodes import COMMAND_LINE
 
 logger = logging.getLogger("toolbox")
 
 VERSION = 1
+_EFFECTIVE = ("model", "train.device", "train.tf32", "plugins")  # keys of what an override changes in a replay
 
 
 @dataclass
@@ -147,10 +149,11 @@ def load_capsule(path: str | Path) -> Capsule:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: this is a folder; {_capsules_in(path)}")
+    if path.is_file() and kind_of_file(path) == "pickle":
+        raise _no_capsule(path, "a checkpoint (or another PyTorch pickle)")
     tensors, metadata = load_model(path)
     if "capsule" not in metadata:
-        what = "a trained model" if "config" in metadata else "a file of weights"
-        raise CheckpointError(f"{path}: this is {what}, not a capsule; a run writes capsules into its folder capsules/")
+        raise _no_capsule(path, "a trained model" if "config" in metadata else "a file of weights")
     text = metadata.pop("capsule")
     try:
         record = json.loads(text)
@@ -254,16 +257,34 @@ def replay(
 
     Raises:
         CheckpointError: it is no capsule, is damaged, or needs a plugin that is not there.
-        ConfigError: an override is wrong.
+        ConfigError: an override is wrong, or changes nothing of the step.
     """
     path = Path(path)
     capsule = load_capsule(path)
     loaded = detector_of(path, capsule.weights, capsule.metadata, overrides, plugins)
+    _refuse_idle(overrides)
     chosen = torch.device(device)
     model = loaded.model.to(chosen).train()
     dtype = capsule.step.autocast_type() if chosen.type == "cuda" else None
     with tf32(loaded.config.train.tf32):
         return Replay(path, capsule, look_again(model, capsule.batches, capsule.step, chosen, dtype), chosen)
+
+
+def _refuse_idle(overrides: Sequence[str]) -> None:
+    """Say of overrides that change nothing: batch, weights and random states are the capsule's."""
+    keys = [override.partition("=")[0] for override in overrides]
+    idle = [key for key in keys if key not in _EFFECTIVE and not key.startswith("model.")]
+    if idle:
+        message = "is without effect: batch, weights and seed are the capsule's"
+        effective = f"a replay takes model.…, {', '.join(_EFFECTIVE[1:])}; leave it out"
+        raise ConfigError([Problem(COMMAND_LINE, key, f"{message}; {effective}") for key in idle])
+
+
+def _no_capsule(path: Path, what: str) -> CheckpointError:
+    run = path.parent
+    there = f"; {_capsules_in(run)}" if (run / "config.yaml").is_file() else ""
+    written = "where a loss is not finite, a run writes the step into its folder capsules/, as step_000500.safetensors"
+    return CheckpointError(f"{path}: this is {what}, not a capsule: {written}{there}")
 
 
 def _capsules_in(folder: Path) -> str:
