@@ -15,7 +15,7 @@ import toolbox
 from toolbox.data.loader import evaluation_loader
 from toolbox.engine import train
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
-from toolbox.engine.job import check_watching
+from toolbox.engine.datasets import check_watching
 from toolbox.engine.validation_loss import validation_losses
 from toolbox.errors import ConfigError, ToolboxError
 from toolbox.structures import Targets

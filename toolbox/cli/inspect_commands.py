@@ -53,7 +53,7 @@ def check(
     precheck(config, overrides or ())
     from toolbox.data.spot_checks import warn_of_shared_images
     from toolbox.engine.announce import sampled
-    from toolbox.engine.job import sampling_of
+    from toolbox.engine.datasets import sampling_of
     from toolbox.models.builder import attempt
     from toolbox.schema import load_config
 
@@ -223,7 +223,7 @@ def _training_problems(config: Config, sets: dict[str, Any], model: Any) -> list
     """What else training builds or asks for before its first step."""
     from toolbox.cli.trial import forward_problems
     from toolbox.engine.channels import check_channels
-    from toolbox.engine.job import check_objects, check_watching, placed, sampling_of
+    from toolbox.engine.datasets import check_objects, check_watching, placed, sampling_of
     from toolbox.engine.model_switches import apply_switches
     from toolbox.engine.optim import build_optimizer
     from toolbox.engine.precision import choose_precision
@@ -307,8 +307,8 @@ def _build_on_meta(config: Config, sets: dict[str, Any], *, weights: bool = Fals
 
 def _transfer(config: Config, sets: dict[str, Any], problems: list[Problem]) -> Any:
     """What `train.init_from` would give the model; None without it, or where it cannot be used."""
+    from toolbox.engine.datasets import known_of
     from toolbox.engine.init_from import plan_transfer, warn_of_little
-    from toolbox.engine.job import known_of
     from toolbox.models.builder import attempt
 
     dataset = sets.get("train") or sets.get("val")

@@ -137,9 +137,10 @@ def evaluate(
     if source.suffix in (".yaml", ".yml"):
         precheck(source, overrides or ())
     from toolbox.cli.progress_line import progress_line
+    from toolbox.engine.datasets import open_dataset
     from toolbox.engine.distributed import taking_part
     from toolbox.engine.evaluate import evaluate as run_evaluation
-    from toolbox.engine.job import device_of, open_dataset
+    from toolbox.engine.job import device_of
     from toolbox.engine.run_folder import RunFolder
 
     loaded = _load(source, overrides or [], weights)
@@ -168,8 +169,8 @@ def evaluate(
 
 def _load(source: Path, overrides: list[str], weights: Path | None) -> LoadedDetector:
     from toolbox.data.interfaces import channels_of
+    from toolbox.engine.datasets import open_dataset
     from toolbox.engine.evaluate import check_classes
-    from toolbox.engine.job import open_dataset
     from toolbox.inference.loading import LoadedDetector, load_detector
     from toolbox.models.builder import build_detector
     from toolbox.schema import load_config

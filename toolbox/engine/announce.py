@@ -11,7 +11,8 @@ import torch
 from toolbox.data.counts import count_objects
 from toolbox.data.interfaces import Dataset
 from toolbox.data.sampling import ImageSampling
-from toolbox.engine.job import Job, sampling_of
+from toolbox.engine.datasets import sampling_of
+from toolbox.engine.job import Job
 from toolbox.errors import counted
 from toolbox.sections import TrainConfig
 

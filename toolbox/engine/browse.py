@@ -15,7 +15,7 @@ from toolbox.data.batching import Key, epoch_order
 from toolbox.data.interfaces import Dataset, Sample
 from toolbox.data.loader import seen_samples
 from toolbox.engine.channels import check_channels
-from toolbox.engine.job import open_dataset, placed, sampling_of
+from toolbox.engine.datasets import open_dataset, placed, sampling_of
 from toolbox.engine.progress import counted
 from toolbox.errors import DataError, did_you_mean
 from toolbox.inference.pictures import write_picture

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from toolbox.accumulation import accumulation
 from toolbox.data.cache import plan_cache
-from toolbox.data.counts import count_objects, labels_by_image
 from toolbox.data.interfaces import Dataset, channels_of
 from toolbox.data.loader import training_loader
-from toolbox.data.sampling import ImageSampling
 from toolbox.data.spot_checks import warn_of_shared_images
-from toolbox.engine.channels import check_channels
 from toolbox.engine.checkpoint import TrainingState, save_checkpoint, seed_step
+from toolbox.engine.datasets import check_data, known_of, open_dataset, sampling_of
 from toolbox.engine.distributed import ALONE, Ranks
-from toolbox.engine.early_stopping import Patience, check_watched, warn_of_endless
+from toolbox.engine.early_stopping import Patience
 from toolbox.engine.ema import AveragedWeights
-from toolbox.engine.evaluate import check_classes, check_skeleton
 from toolbox.engine.init_from import plan_transfer, report
 from toolbox.engine.kept import keep_last
 from toolbox.engine.loggers import Loggers
@@ -33,12 +29,11 @@ from toolbox.engine.optim import build_optimizer
 from toolbox.engine.precision import choose_precision
 from toolbox.engine.run_folder import RunFolder
 from toolbox.engine.sync_norm import synchronise
-from toolbox.errors import ConfigError, DataError, DeviceError, Problem
+from toolbox.errors import ConfigError, DeviceError
 from toolbox.inference.metadata import model_metadata
 from toolbox.inference.predictor import choose_device
 from toolbox.models.backbones.weights import without_pretrained
-from toolbox.models.builder import build_detector, check_ground_truth, check_wiring, uses_joints
-from toolbox.plan import Plan
+from toolbox.models.builder import build_detector, check_wiring
 from toolbox.plugin_records import keep_files
 from toolbox.schema import Config
 from toolbox.sections import Schedule
@@ -207,68 +202,6 @@ def prepare(config: Config, folder: RunFolder, ranks: Ranks) -> Job:
     )
 
 
-def check_data(config: Config, train_set: Dataset, val_set: Dataset | None) -> None:
-    """See that the data sets fit each other and what is to be trained.
-
-    Raises:
-        ToolboxError: what does not fit.
-    """
-    if len(train_set) == 0:
-        raise DataError("data.train has no images to train on; see 'images', 'annotations' and 'skip_empty'")
-    if val_set is not None:
-        with placed(config.data.val):
-            check_classes(train_set.classes, val_set, "data.train", "data.val")
-            if uses_joints(config):
-                check_skeleton(train_set.skeleton, val_set, "data.train", "data.val")
-    check_channels(config, train_set, val_set)
-    check_objects(config, train_set)
-    check_ground_truth(config, train_set)
-    check_watching(config, val_set)
-    with placed(config.data.train):
-        sampling_of(config, train_set)
-
-
-def check_watching(config: Config, val_set: Dataset | None) -> None:
-    """See that what is to be watched during the run can be.
-
-    Raises:
-        ConfigError: there is nothing to evaluate on, or it lacks what a metric or a loss needs.
-    """
-    if config.train.early_stopping is not None:
-        check_watched(config, config.train.early_stopping.metric, "early_stopping", val_set)
-        warn_of_endless(config.train)
-    if config.train.keep_best is not None:
-        check_watched(config, config.train.keep_best, "keep_best", val_set)
-    if config.train.validation_loss and val_set is None:
-        message = "validation_loss needs images to compute it on; add data.val"
-        raise ConfigError([config.plan["train"].problem(message, "validation_loss")])
-    if config.train.validation_loss and val_set is not None:
-        check_ground_truth(config, val_set, "val")
-
-
-def sampling_of(config: Config, train_set: Dataset) -> ImageSampling | None:
-    """How often each training image comes in an epoch; None for once.
-
-    Raises:
-        DataError: the data set cannot tell the classes in its images, or has none of the images asked for.
-    """
-    data = config.data
-    if data.repeat_factors is None and data.negatives is None:
-        return None
-    return ImageSampling(
-        labels_by_image(train_set),
-        len(train_set.classes),
-        repeat=data.repeat_factors,
-        negatives=data.negatives,
-        seed=config.train.seed,
-    )
-
-
-def known_of(train_set: Dataset) -> dict[str, Any]:
-    """What `build_detector` and `check_wiring` want to know of the data."""
-    return {"classes": train_set.classes, "skeleton": train_set.skeleton, "channels": channels_of(train_set)}
-
-
 def _synchronise(config: Config, model: nn.Module, device: torch.device) -> None:
     try:
         synchronise(model, device)
@@ -310,41 +243,3 @@ def precision_of(config: Config, device: torch.device) -> torch.dtype | None:
         return choose_precision(config.train.precision, device)
     except ValueError as error:
         raise DeviceError(str(config.plan["train"].problem(str(error), "precision"))) from error
-
-
-def open_dataset(config: Config, split: Literal["train", "val"]) -> Dataset:
-    """The data set of a split.
-
-    Raises:
-        ConfigError: the config names none.
-        DataError: it cannot be read.
-    """
-    plan = getattr(config.data, split)
-    if plan is None:
-        message = f"there is none; add data.{split}: {{type: CocoDataset, images: …, annotations: …}}"
-        raise ConfigError([Problem(config.path, f"data.{split}", message)])
-    with placed(plan):
-        return plan.build()
-
-
-def check_objects(config: Config, dataset: Dataset) -> None:
-    """Refuse a training set without objects, where it has an index to count them in.
-
-    Raises:
-        DataError: at `data.train`.
-    """
-    counts = count_objects(dataset, most=0)
-    if counts.images == len(dataset) and not counts.objects.any():
-        with placed(config.data.train):
-            raise DataError("it has no objects, so there is nothing to learn")
-
-
-@contextmanager
-def placed(plan: Plan | None) -> Iterator[None]:
-    """Put file, line and key of a data set's plan before what it says is wrong."""
-    try:
-        yield
-    except DataError as error:
-        if plan is None:
-            raise
-        raise DataError(str(plan.problem(str(error)))) from error

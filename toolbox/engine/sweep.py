@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from toolbox.data.interfaces import Dataset
 from toolbox.data.skeletons import COCO_SIGMAS
+from toolbox.engine.datasets import check_data, known_of, open_dataset
 from toolbox.engine.early_stopping import Patience
-from toolbox.engine.job import check_data, device_of, known_of, open_dataset
+from toolbox.engine.job import device_of
 from toolbox.engine.nonfinite import TrainingDiverged
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.progress import OnProgress
