@@ -16,7 +16,7 @@ import toolbox
 from toolbox.data import Sample, Shapes, Transform, View, apply_view
 from toolbox.data.batching import Key
 from toolbox.data.copy_paste import CopyPaste
-from toolbox.data.loader import seen_samples
+from toolbox.data.source import seen_samples
 from toolbox.data.transforms import HorizontalFlip, MinIoUCrop, ScaleJitter
 from toolbox.data.turns import RandomRotation
 from toolbox.visualize import captioned, draw_detections, draw_sample, grid

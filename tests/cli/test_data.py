@@ -11,8 +11,8 @@ import pytest
 
 from toolbox.cli import main
 from toolbox.data.batching import Key
-from toolbox.data.loader import seen_samples
 from toolbox.data.shapes import Shapes
+from toolbox.data.source import seen_samples
 from toolbox.data.transforms import HorizontalFlip, RandomCrop
 
 CONFIG = """\

@@ -14,10 +14,11 @@ import torch
 
 from toolbox import plugins
 from toolbox.data.interfaces import Sample
-from toolbox.data.loader import collate, evaluation_loader, training_loader
+from toolbox.data.loader import evaluation_loader, training_loader
 from toolbox.data.photometry import ColorJitter
 from toolbox.data.resize import Resize
 from toolbox.data.shapes import Shapes
+from toolbox.data.source import collate
 from toolbox.data.transforms import HorizontalFlip, RandomCrop, ScaleJitter
 from toolbox.engine.distributed import ALONE
 from toolbox.engine.job import Job

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from toolbox.data.interfaces import Sample
-from toolbox.data.loader import collate
 from toolbox.data.packing import packed
 from toolbox.data.shapes import Shapes
+from toolbox.data.source import collate
 
 
 def sample(objects: int, height: int, width: int) -> Sample:

@@ -17,9 +17,10 @@ import torch
 
 from toolbox import plugins
 from toolbox.engine import TrainingDiverged, train
-from toolbox.engine.capsule import Replay, load_capsule, replay, save_capsule
+from toolbox.engine.capsule import load_capsule, save_capsule
 from toolbox.engine.distributed import ALONE
 from toolbox.engine.job import prepare
+from toolbox.engine.replay import Replay, replay
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import CheckpointError, ConfigError
 from toolbox.masks import BitmapMask, InstanceMasks, PolygonMask

@@ -247,7 +247,7 @@ def detector(*overrides: str) -> tuple[Any, Any]:
 
 
 def test_masks_and_joints_of_several_classes_train_and_predict_together() -> None:
-    from toolbox.data.loader import collate
+    from toolbox.data.source import collate
 
     model, dataset = detector("test.score_threshold=0.0", "test.detections=9")
     samples = [dataset.load(0), dataset.load(1)]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from toolbox.engine.capsule import Replay
     from toolbox.engine.module_statistics import Statistics
+    from toolbox.engine.replay import Replay
 
 _RECENT = 3  # of the steps before, shown
 
 
 def replay_step(path: Path, overrides: Sequence[str], plugins: Sequence[str]) -> None:
     """Replay a capsule and print what came of it; leaves with 1 where what was not finite is finite now."""
-    from toolbox.engine.capsule import replay
+    from toolbox.engine.replay import replay
     from toolbox.inference.predictor import choose_device
 
     # A capsule says where its run ran; the replay is on the CPU unless it is told otherwise here.

@@ -7,10 +7,11 @@ from toolbox.data.coco import CocoDataset
 from toolbox.data.geometry import apply_view
 from toolbox.data.images import read_image
 from toolbox.data.interfaces import Dataset, Sample, Transform, View
-from toolbox.data.loader import Loader, collate, evaluation_loader, training_loader
+from toolbox.data.loader import Loader, evaluation_loader, training_loader
 from toolbox.data.rendering import render
 from toolbox.data.resize import Resize, resize_image, resized_size
 from toolbox.data.shapes import Shapes
+from toolbox.data.source import collate
 
 __all__ = [
     "CocoDataset",

@@ -13,7 +13,7 @@ import numpy as np
 
 from toolbox.data.batching import Key, epoch_order
 from toolbox.data.interfaces import Dataset, Sample
-from toolbox.data.loader import seen_samples
+from toolbox.data.source import seen_samples
 from toolbox.engine.channels import check_channels
 from toolbox.engine.datasets import open_dataset, placed, sampling_of
 from toolbox.engine.progress import counted
