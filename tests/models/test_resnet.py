@@ -124,16 +124,16 @@ def test_a_stage_with_frozen_norms_and_no_weights_is_refused() -> None:
         ResNetStage(RoIShape(1024, 7, 7))
 
 
-def fixed_block() -> nn.Module:
+def fixed_block(norm: residual.BlockNorm = "frozen_bn") -> nn.Module:
     """A bottleneck with a shortcut of its own, and statistics that change what passes."""
     torch.manual_seed(0)
     form = {"stride": 2, "dilation": 1, "first_dilation": 1, "groups": 1, "width": 64, "stride_in_1x1": False}
-    block = residual.ResidualBlock(8, 4, bottleneck=True, norm="frozen_bn", **form)
+    block = residual.ResidualBlock(8, 4, bottleneck=True, norm=norm, **form)
     for layer in block.modules():
-        if isinstance(layer, FrozenBatchNorm2d):
+        if isinstance(layer, (FrozenBatchNorm2d, nn.BatchNorm2d)):
             layer.running_var.uniform_(0.5, 2)
-            layer.weight.uniform_(0.5, 2)
-    return block
+            layer.weight.data.uniform_(0.5, 2)
+    return block.eval()
 
 
 def test_folded_weights_are_not_kept_for_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,9 +152,20 @@ def test_folded_weights_are_not_kept_for_the_gradient(monkeypatch: pytest.Monkey
     assert len(made) == 8  # again, once each
 
 
-@pytest.mark.parametrize("kind", ["plain", "checkpointed", "bfloat16"])
+@pytest.mark.parametrize("norm", ["frozen_bn", "bn"])
+def test_weights_changed_before_the_backward_pass_are_refused_as_torch_refuses_them(norm: residual.BlockNorm) -> None:
+    """Folded again they would give the gradient of another network than the one that was computed."""
+    block, images = fixed_block(norm), torch.rand(1, 8, 9, 9, requires_grad=True)
+    out = block(images)
+    with torch.no_grad():
+        block.conv2.weight.mul_(2)
+    with pytest.raises(RuntimeError, match=r"weights \(4, 4, 3, 3\) were changed in place|by an inplace operation"):
+        torch.autograd.grad(out.sum(), images)
+
+
+@pytest.mark.parametrize("kind", ["plain", "trained norm", "checkpointed", "bfloat16"])
 def test_a_folded_norm_has_the_gradients_of_convolution_and_norm(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = fixed_block()
+    block = fixed_block("bn" if kind == "trained norm" else "frozen_bn")
     images = torch.rand(2, 8, 9, 9, requires_grad=True)
     inputs = [images, *block.parameters()]
     with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bfloat16"):

@@ -47,9 +47,17 @@ def _fold_again_for_gradient(out: Tensor, weight: Tensor, scale: Tensor) -> None
     saved = getattr(out.grad_fn, "_raw_saved_weight", None)
     if saved is None:
         return
-    # Raised where activations are recomputed for the gradient: there nothing is kept anyway.
+
+    def fold_again(dtype: torch.dtype) -> Tensor:
+        if weight._version != version:  # torch's own check sees what is kept, and this is not
+            shape = tuple(weight.shape)
+            raise RuntimeError(f"convolution weights {shape} were changed in place between forward and backward pass")
+        return _folded(weight, scale).to(dtype)
+
+    # Raised where nothing is kept anyway, as where activations are recomputed for the gradient.
     with contextlib.suppress(RuntimeError):
-        saved.register_hooks(lambda folded: folded.dtype, lambda dtype: _folded(weight, scale).to(dtype))
+        version = weight._version
+        saved.register_hooks(lambda folded: folded.dtype, fold_again)
 
 
 def make_norm(norm: BlockNorm, channels: int) -> nn.Module:
