@@ -39,7 +39,7 @@ class SweepCall:
             kept = json.loads(file.read_text(encoding="utf-8"))
             overrides, seeds = kept["overrides"], kept["seeds"]
             return cls(tuple(map(str, overrides)), None if seeds is None else tuple(map(int, seeds)))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, LookupError) as error:
             why = f"{type(error).__name__}: {error}"

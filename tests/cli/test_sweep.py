@@ -88,6 +88,7 @@ def test_the_table_alone_trains_nothing_and_leaves_nothing(folder: Path, capsys:
     assert sweep("--table", "--run", "elsewhere") == 0
     assert "0 of 2 runs done" in capsys.readouterr().out
     assert not Path("elsewhere").exists()
+    assert sweep("--table", "--run", "table.yaml") == 0  # where no sweep can have been either
 
 
 def test_the_table_is_that_of_the_overrides_and_seeds_which_trained_it(
@@ -108,6 +109,10 @@ def test_the_table_is_that_of_the_overrides_and_seeds_which_trained_it(
         assert (output.out, output.err) == (printed, said)
     assert sweep("--small", "--table", "--seeds", "3,4") == 0
     assert "2 seeds (3, 4), 1 of 4 runs done" in capsys.readouterr().out
+    kept = Path("runs/table-small/call.json").read_text()
+    assert sweep("--small", "--seeds", "3", "--only", "RoIAlign", "train.steps=1", "train.batch=2") == 2
+    assert "train.steps: the run has 2, now it is 1" in capsys.readouterr().err  # before it trains
+    assert Path("runs/table-small/call.json").read_text() == kept
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,10 @@ def sweep(
     outcome = None
     if not table:
         runs = runs_of(checked, folder, only=only or (), seeds=call.seeds)
+        check_folders(runs_of(checked, folder, seeds=call.seeds))  # as the table is of all variants
         waiting = any(not run.finished for run in runs)
         if waiting:
             check_runs(runs, checked.text)
-        else:
-            check_folders(runs)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
