@@ -80,6 +80,7 @@ class Car:
     spare: Annotated[Plan, Component(ENGINES, default="Diesel")] | None = None
     tags: tuple[str, ...] = ()
     weight: float = 1
+    seats: tuple[int, int] = (2, 3)
 
 
 def load(text: str, *overrides: str) -> Plan:
@@ -214,6 +215,7 @@ wight: 3
             "car.yaml:1:42: engine.name: expected str, got 5; quote it: '5'",
         ),
         ("engine: {type: Diesel}\ngears: 3", "car.yaml:2:8: gears: expected list of int, got 3; write [3]"),
+        ("engine: {type: Diesel}\nseats: 5", "car.yaml:2:8: seats: expected [int, int], a list of 2, got 5"),
         (
             "engine: {type: Diesel}\naxles: {front: {gear: [1]}}",
             "car.yaml:2:23: axles.front.gear: expected [int, int], a list of 2, got 1 entry",
@@ -346,6 +348,13 @@ def test_a_component_that_does_not_state_what_its_family_does_is_named(monkeypat
 )
 def test_text_that_is_not_plain_yaml_is_refused_with_its_position(text: str, line: str) -> None:
     assert line in problems(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("{1:2: }", None), ("{1:2: , b: 3}", None), ('{1:2: ""}', "")])
+def test_a_colon_inside_a_key_that_has_one_of_its_own_is_no_mistake(text: str, value: str | None) -> None:
+    findings = Findings()
+    root = parse(f"axles: {text}", "car.yaml", findings)
+    assert not findings and root.plain()["axles"]["1:2"] == value
 
 
 def test_an_alias_inside_itself_is_refused() -> None:

@@ -244,14 +244,14 @@ class _Checker:
         return result
 
     def _sequence(self, node: Node, kind: type, arguments: tuple[Any, ...], annotation: Any, key: str) -> Any:
-        if not node.is_list:
-            hint = self._as_entry(node, arguments[0]) if arguments else ""
-            return self._expected(node, key, spell(annotation) if arguments else "a list", hint)
         fixed = kind is tuple and arguments and arguments[-1] is not Ellipsis
+        expected = f"{spell(annotation)}, a list of {len(arguments)}" if fixed else spell(annotation)
+        if not node.is_list:
+            hint = self._as_entry(node, arguments[0]) if arguments and not fixed else ""
+            return self._expected(node, key, expected if arguments else "a list", hint)
         if fixed and len(arguments) != len(node.value):
             got = counted(len(node.value), "entry", "entries")
-            message = f"expected {spell(annotation)}, a list of {len(arguments)}, got {got}"
-            return self._wrong(node, key, message)
+            return self._wrong(node, key, f"expected {expected}, got {got}")
         types_of = arguments if fixed else (arguments[:1] or (Any,)) * len(node.value)
         values = [
             self.annotated(child, item, f"{key}.{i}")

@@ -322,7 +322,9 @@ class _Converter:
 
 def _is_glued(key: yaml.ScalarNode, value: yaml.Node) -> bool:
     """Whether `{a:1}` was written for `{a: 1}`, which YAML reads as one word without a value."""
-    return key.style is None and value.value == "" and re.fullmatch(r"[\w.*]+:[^\s/:][^\s:]*", key.value) is not None
+    between = (key.end_mark.buffer or "")[key.end_mark.pointer : value.start_mark.pointer]
+    colon = value.value != "" or ":" in between  # then the word is the key that was meant
+    return key.style is None and not colon and re.fullmatch(r"[\w.*]+:[^\s/:][^\s:]*", key.value) is not None
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
