@@ -198,12 +198,13 @@ def test_an_override_tries_another_setting_on_the_very_same_step(capsule: Path) 
     assert done.losses["mask"] == done.then.step.losses["mask"]
 
 
-def test_an_override_that_changes_nothing_of_a_step_is_refused(capsule: Path) -> None:
+def test_an_override_that_changes_nothing_of_a_step_is_refused(run: tuple[Path, str], capsule: Path) -> None:
+    plugin = f"plugins.0={run[0].parent / 'brittle.py'}"
     with pytest.raises(ConfigError) as caught:
         replay(capsule, overrides=["train.tf32=false", "train.seed=1", "model.box.score_threshold=0", "test={}"])
     assert "score_threshold" in str(caught.value)  # what the config does not know comes first
     with pytest.raises(ConfigError) as caught:
-        replay(capsule, overrides=["train.tf32=false", "train.seed=1", "test={}"])
+        replay(capsule, overrides=["train.tf32=false", plugin, "train.seed=1", "test={}"])
     assert [problem.key for problem in caught.value.problems] == ["train.seed", "test"]
 
 

@@ -11,7 +11,6 @@ The optimizer's state is not in it: losses and gradients do not depend on it, an
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -29,8 +28,6 @@ from toolbox.engine.stored_batch import batch_from_tensors, batch_to_tensors
 from toolbox.errors import CheckpointError
 from toolbox.structures import Batch
 from toolbox.weights import kind_of_file, load_model, save_model
-
-logger = logging.getLogger("toolbox")
 
 VERSION = 1
 

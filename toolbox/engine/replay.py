@@ -117,7 +117,7 @@ def replay(
 def _refuse_idle(overrides: Sequence[str]) -> None:
     """Say of overrides that change nothing: batch, weights and random states are the capsule's."""
     keys = [override.partition("=")[0] for override in overrides]
-    idle = [key for key in keys if key not in _EFFECTIVE and not key.startswith("model.")]
+    idle = [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in _EFFECTIVE)]
     if idle:
         message = "is without effect: batch, weights and seed are the capsule's"
         effective = f"a replay takes model.…, {', '.join(_EFFECTIVE[1:])}; leave it out"
