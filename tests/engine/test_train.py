@@ -258,10 +258,10 @@ def test_the_time_left_counts_evaluations_as_long_as_the_last(
     monkeypatch.setattr(
         importlib.import_module("toolbox.engine.validate"), "time", SimpleNamespace(monotonic=lambda: next(clock))
     )
-    train(tiny_config(val=tiny_images, steps=6, log_every=2, eval_every=2), tmp_path / "run")
+    train(tiny_config(val=tiny_images, steps=7, log_every=2, eval_every=2), tmp_path / "run")
     said = [line for line in (tmp_path / "run/log.txt").read_text().splitlines() if " step " in line and "loss" in line]
     left = [line.rpartition(", ")[2] for line in said if "left" in line]
-    assert left[1:] == ["about 1 s and 3 evaluations left", "about 2.0 h left"]
+    assert left[1:] == ["about 1 s and 4 evaluations left", "about 3.0 h left", "about 2.0 h left"]
 
 
 def test_a_run_that_is_done_says_so_when_it_is_resumed(

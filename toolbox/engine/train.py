@@ -240,7 +240,8 @@ def _time_left(job: Job, pace: float) -> str:
     step, steps = job.state.step, job.config.train.steps
     if step == steps:
         return ""
-    evaluations = sum(_evaluation_due(job, done) for done in range(step, steps + 1)) if job.val_set is not None else 0
+    every = job.config.train.eval_every or steps
+    evaluations = -(-steps // every) - (step - 1) // every if job.val_set is not None else 0  # this step's is to come
     if job.evaluation_seconds is None:
         beside = f" and {counted(evaluations, 'evaluation')}" if evaluations else ""
         return f", {about(pace * (steps - step))}{beside} left"
