@@ -39,7 +39,7 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
 def cell(row: dict, metric: str) -> str:
     """Mean (lowest … highest) of a variant in percent, and its difference to the first variant, seed by seed."""
     if row["only_paper"]:
-        return row["only_paper"]
+        return f"not trained: {row['only_paper']}"
     ours, difference = row["ours"][metric], row["difference"][metric]
     if ours is None:
         return "–"
