@@ -292,6 +292,46 @@ def test_a_refusal_of_several_settings_is_one_problem_each(turbine: None) -> Non
     ]
 
 
+def test_a_name_before_a_colon_is_not_said_twice(turbine: None) -> None:
+    assert refusals('engine: {type: Turbine, refuse: "power: none is left"}') == [
+        "car.yaml:1:9: engine.power: none is left"
+    ]
+
+
+@dataclass
+class Hitch:
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is 1 or more, got {self.size}")
+
+
+@dataclass
+class Trailer:
+    hitch: Hitch | None = None
+    load: float = 1
+
+    def __post_init__(self) -> None:
+        if self.load > 9:
+            raise ValueError(f"load is 9 or less, got {self.load}")
+        if self.hitch is None:
+            raise KeyError("hitch")
+
+
+@pytest.mark.parametrize(
+    ("load", "keys"), [(10, ["load", "hitch.size"]), (1, ["hitch.size"])], ids=["refused too", "at fault without it"]
+)
+def test_what_a_part_refuses_is_told_beside_the_whole_s_refusals_and_instead_of_its_faults(
+    load: int, keys: list[str]
+) -> None:
+    findings = Findings()
+    plan = check(parse(f"hitch: {{size: 0}}\nload: {load}", "trailer.yaml", findings), Trailer, findings)
+    with pytest.raises(ConfigError) as caught:
+        plan.build()
+    assert [problem.key for problem in caught.value.problems] == keys
+
+
 def test_any_other_refusal_is_reported_at_the_component(turbine: None) -> None:
     assert refusals("engine: {type: Turbine, refuse: it does not turn}") == ["car.yaml:1:9: engine: it does not turn"]
 

@@ -131,6 +131,8 @@ class Plan:
             self.cls(**values)
         except ValueError as error:
             return self._refusals(str(error))
+        except Exception:  # a plugin's fault, or one of a value that is refused: told when that is mended
+            return ()
         return ()
 
     @property
@@ -150,7 +152,7 @@ class Plan:
         names = [self._known(re.split(r"\W", line, maxsplit=1)[0]) for line in lines]
         if not all(names):
             return [self.problem(text)]
-        return [self.problem(line, name) for line, name in zip(lines, names, strict=True)]
+        return [self.problem(line.removeprefix(f"{name}: "), name) for line, name in zip(lines, names, strict=True)]
 
     def _check_promises(self, made: Any) -> None:
         """A component states what the next one is wired to (`out_features`, …); forgotten, it would fail elsewhere."""

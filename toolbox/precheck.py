@@ -62,7 +62,7 @@ def note_metrics(root: Plan, findings: Findings) -> None:
             try:
                 split_metric(metric)
             except ValueError as error:
-                findings.add(section.place_of(name) or section.place, f"{section.key}.{name}", f"{name}: {error}")
+                findings.add(section.place_of(name) or section.place, f"{section.key}.{name}", str(error))
 
 
 def read_text(path: Path) -> str:

@@ -158,7 +158,7 @@ def test_a_run_killed_around_any_evaluation_ends_where_it_would_have(
 def test_a_metric_that_can_have_no_value_is_refused_before_the_first_step(
     watching: MakeConfig, tmp_path: Path, metric: str, why: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"train.early_stopping: early_stopping: {metric} would never .*{why}"):
+    with pytest.raises(ConfigError, match=f"train.early_stopping: {metric} would never .*{why}"):
         train(watching(metric), tmp_path / "run")
 
 

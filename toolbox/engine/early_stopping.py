@@ -107,4 +107,4 @@ def check_watched(config: Config, name: str, setting: str, val_set: Dataset | No
         why = f"it is computed only where test.detections is that number, not {config.test.detections}"
     else:
         why = "no object of data.val counts for it"
-    raise ConfigError([plan.problem(f"{setting}: {name} would never have a value: {why}", setting)])
+    raise ConfigError([plan.problem(f"{name} would never have a value: {why}", setting)])
