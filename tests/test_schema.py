@@ -79,8 +79,10 @@ def test_a_section_s_own_checks_are_placed_too_and_come_together() -> None:
 
 def test_all_that_is_wrong_with_the_train_section_comes_together_each_at_its_key() -> None:
     text = RUN.replace("lr: 1e-3", "lr: -1")
-    assert problems(text, "train.seed=-1", "train.eval_every=0", "train.log_every=0", "train.ema=3") == [
+    wrong = ("train.micro_batch=0", "train.seed=-1", "train.eval_every=0", "train.log_every=0", "train.ema=3")
+    assert problems(text, *wrong) == [
         "configs/mine.yaml:15:7: train.lr: lr is more than 0, got -1.0",
+        "command line: train.micro_batch=0: micro_batch is 1 or more, got 0",
         "command line: train.eval_every=0: eval_every is 1 or more, got 0",
         "command line: train.log_every=0: log_every is 1 or more, got 0",
         "command line: train.seed=-1: seed is 0 or more, got -1",

@@ -264,13 +264,17 @@ def test_the_time_left_counts_evaluations_as_long_as_the_last(
     assert left[1:] == ["about 1 s and 4 evaluations left", "about 3.0 h left", "about 2.0 h left"]
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
 def test_a_run_that_is_done_says_so_when_it_is_resumed(
-    tiny_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, caplog: pytest.LogCaptureFixture, evaluated: bool
 ) -> None:
-    train(tiny_config(steps=2), tmp_path / "run")
+    config = tiny_config(steps=2, val=tiny_images if evaluated else None)
+    train(config, tmp_path / "run")
+    assert ("1 evaluation left" in caplog.text) == evaluated
     caplog.clear()
-    assert train(tiny_config(steps=2), tmp_path / "run", resume=True)["finished"]
+    assert train(config, tmp_path / "run", resume=True)["finished"]
     assert "all 2 steps are done already" in caplog.text and "resuming" not in caplog.text
+    assert ("only the evaluation is left" in caplog.text) == evaluated
 
 
 def test_a_run_goes_on_where_gradients_are_scaled_and_were_not(tiny_config: MakeConfig, tmp_path: Path) -> None:
