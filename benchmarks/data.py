@@ -84,12 +84,20 @@ class ToTargets:
         boxes[:, 1::2].clamp_(min=0, max=height)
         masks = []
         for record in objects:
-            bitmap = coco_mask.decode(coco_mask.frPyObjects(record["segmentation"], height, width))
-            masks.append(torch.as_tensor(bitmap, dtype=torch.uint8).any(dim=2))
+            bitmaps = coco_mask.decode(run_lengths(record["segmentation"], height, width))
+            masks.append(torch.as_tensor(bitmaps, dtype=torch.uint8).any(dim=2))
         keep = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])
         labels = torch.tensor([record["category_id"] for record in objects], dtype=torch.int64)
         stacked = torch.stack(masks) if masks else torch.zeros((0, height, width), dtype=torch.bool)
         return image, {"boxes": boxes[keep], "labels": labels[keep], "masks": stacked[keep]}
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> list[Any]:
+    """Of polygons, or of run lengths whose counts are a list or a string; torchvision's scripts take polygons only."""
+    if isinstance(segmentation, list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    packed = isinstance(segmentation["counts"], str)
+    return [segmentation] if packed else coco_mask.frPyObjects([segmentation], height, width)
 
 
 class References(torchvision.datasets.CocoDetection):
@@ -182,6 +190,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100, help="in each run")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
+    if min(arguments.workers) < 0 or arguments.images < 2 or arguments.repeats < 1:
+        parser.error("--workers is 0 or more, --images 2 or more, --repeats 1 or more")
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:

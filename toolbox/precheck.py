@@ -7,6 +7,7 @@ the same words.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -69,10 +70,12 @@ def read_text(path: Path) -> str:
     """The text of a config.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: it cannot be read, or is an annotation file.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        _refuse_annotations(path, text)
+        return text
     except UnicodeDecodeError as error:
         line, column, message = undecodable(path.read_bytes(), error)
         raise ConfigError([Problem(f"{path}:{line}:{column}", "", message)]) from error
@@ -85,6 +88,19 @@ def read_text(path: Path) -> str:
             near = f" (paths are relative to the current folder, {Path.cwd()})"
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError([Problem(str(path), "", f"cannot read the config: {reason}{near}")]) from error
+
+
+def _refuse_annotations(path: Path, text: str) -> None:
+    """Said before it is read as YAML, which would take minutes of a large file."""
+    if not text.startswith("{"):
+        return
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # YAML in braces, perhaps
+    if {"images", "annotations"} <= content.keys():
+        message = "this is an annotation file, not a config; it belongs into data.train.annotations of one"
+        raise ConfigError([Problem(str(path), "", message)])
 
 
 def read_nodes(text: str, name: str, overrides: Sequence[str], findings: Findings) -> Node:

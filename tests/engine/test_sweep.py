@@ -171,7 +171,8 @@ def test_runs_of_another_config_are_refused_by_training_and_by_the_table(sweep: 
             attempt()
         assert str(caught.value) == (
             "out/roipool/seed-0/config.yaml: train.lr: the run has 0.001, now it is 0.002; a run is resumed with the "
-            "config it was started with (give another --run for another config) (1 other run alike)"
+            "config it was started with, by the same command (give another --run for another config) "
+            "(1 other run alike)"
         )
 
 

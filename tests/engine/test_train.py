@@ -274,7 +274,7 @@ def test_a_run_that_is_done_says_so_when_it_is_resumed(
     caplog.clear()
     assert train(config, tmp_path / "run", resume=True)["finished"]
     assert "all 2 steps are done already" in caplog.text and "resuming" not in caplog.text
-    assert ("only the evaluation is left" in caplog.text) == evaluated
+    assert ("what is left is its evaluation" in caplog.text) == evaluated
 
 
 def test_a_run_goes_on_where_gradients_are_scaled_and_were_not(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -158,7 +158,10 @@ class RunFolder:
             if before.get(key) != now.get(key)
             and not any(key == c or key.startswith(f"{c}.") for c in (*CHANGEABLE, *may_change))
         ]
-        ways = "a run is resumed with the config it was started with (give another --run for another config)"
+        ways = (
+            f"a run is resumed with the config it was started with, by {self.resumed_by} (give another --run for "
+            "another config)"
+        )
         if not changed:
             return
         told = [f"the run has {_said(before, key)}, now it is {_said(now, key)}" for key in changed[:_TOLD]]

@@ -143,7 +143,7 @@ def _say_where(job: Job) -> None:
     if step < steps:
         logger.info("resuming after step %d of %d", step, steps, extra=ON_SCREEN)
     else:
-        left = "only the evaluation is left" if job.val_set is not None else "nothing is left to do"
+        left = "what is left is its evaluation" if job.val_set is not None else "nothing is left to do"
         way = "more train.steps make it longer where its schedule allows that"
         logger.info("all %d steps are done already, %s; %s", steps, left, way, extra=ON_SCREEN)
 

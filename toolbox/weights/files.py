@@ -82,7 +82,8 @@ def _diagnosis(path: Path, error: Exception) -> str:
         return f"this is a checkpoint to resume a run from; use {beside.name} beside it"
     if kind == "pickle":
         return (
-            "this is a PyTorch pickle (.pt, .pth), not a safetensors file; convert it with safetensors.torch.save_file"
+            "this is a PyTorch pickle (.pt, .pth), not a model file; weights of torchvision, Detectron2 and "
+            "MMDetection become one by 'rcnn weights import FILE --config CONFIG --out model.safetensors'"
         )
     if kind == "empty":
         return "the file is empty; copy or train it again"

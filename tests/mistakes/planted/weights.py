@@ -128,7 +128,7 @@ MISTAKES: tuple[Mistake, ...] = (
     damaged("PyTorch pickle named .safetensors", "predict other.safetensors x.png --out out",
             several(write(b"", "x.png"), lambda folder: shutil.copy(folder / "runs/mine/checkpoint.pt",
                                                                     folder / "other.safetensors")),
-            "other.safetensors", "PyTorch pickle", "safetensors.torch.save_file"),
+            "other.safetensors", "PyTorch pickle", "rcnn weights import"),
     damaged("weights without a config", "predict other.safetensors x.png --out out",
             several(without_metadata, write(b"", "x.png")), "other.safetensors", "in its metadata",
             "build the model from a config"),

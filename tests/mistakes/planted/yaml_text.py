@@ -68,7 +68,7 @@ MISTAKES: tuple[Mistake, ...] = (
     typed("extension .yml for .yaml", "train run.yml", "run.yml", "No such file", "did you mean 'run.yaml'?"),
     typed("folder in place of a config", "check run.yaml.d", "run.yaml.d", "Is a directory",
           "did you mean 'run.yaml.d/mine.yaml'?", plant=folder_with_config),
-    typed("annotation file in place of a config", "check objects.json", "objects.json:1:2", "'images'",
-          "it has plugins, model, data, train, test", plant=write('{"images": [], "annotations": [], "categories": []}',
+    typed("annotation file in place of a config", "check objects.json", "objects.json", "annotation file",
+          "data.train.annotations", plant=write('{"images": [], "annotations": [], "categories": []}',
           "objects.json")),
 )  # fmt: skip
