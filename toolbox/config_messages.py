@@ -93,12 +93,18 @@ def unknown_argument(
         message = f"{cls.__name__} has no argument '{name}'"
     if name == "type":
         return f"{message}; it is always {cls.__name__}, remove it"
-    # Exactly this name elsewhere is likelier than one here that is spelled alike; another project's name comes last.
-    path = _belongs(str(name), signature, node) or _in_a_section(str(name), node, root)
+    # Another project's name of a setting here comes first, then exactly this name elsewhere, then what is spelled alike
+    # here, then another project's name of a setting elsewhere.
+    own = own_name(str(name))[0]
+    path = (
+        ""
+        if own in signature.settings
+        else _belongs(str(name), signature, node) or _in_a_section(str(name), node, root)
+    )
     if path:
         return f"{message}; did you mean '{path}'?"
     near = did_you_mean(str(name), signature.settings)
-    path = "" if near else _in_a_section(own_name(str(name))[0], node, root)
+    path = "" if near else _in_a_section(own, node, root)
     near = f"; did you mean '{path}'?" if path else near
     return message + (near or f"; it has {', '.join(signature.settings) or 'none'}")
 

@@ -35,6 +35,8 @@ MISTAKES: tuple[Mistake, ...] = (
     edit("Detectron2's iterations", "  steps: 2", "  ^max_iter: 2", "no setting 'max_iter'", "did you mean 'steps'?"),
     edit("epochs for steps", "  steps: 2", "  steps: 2\n  ^epochs: 12", "no setting 'epochs'", ["'steps'"]),
     edit("Detectron2's batch size", "  batch: 1", "  ^ims_per_batch: 1", "'ims_per_batch'", "did you mean 'batch'?"),
+    edit("Detectron2's shorter side", "  resize: {short: 64", "  resize: {^min_size: 64", "'min_size'",
+         "did you mean 'short'?"),
     edit("MMDetection's annotation file", "{type: Shapes, length: 4}", "{type: CocoDataset, images: a, ^ann_file: b}",
          "no argument 'ann_file'", "did you mean 'annotations'?"),
     edit("learning_rate", "  lr: 0.001", "  ^learning_rate: 0.001", "'learning_rate'", "did you mean 'lr'?"),
