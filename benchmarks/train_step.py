@@ -324,7 +324,7 @@ def main() -> None:
     )
     compare(names, arguments)
     if not arguments.no_memory:
-        print("\n| | peak memory of a step, MB |\n|---|---|", flush=True)
+        print("\n| | peak memory of a step, MiB |\n|---|---|", flush=True)
         for name in names:
             subprocess.run([sys.executable, *sys.argv, "--memory-of", name], check=True)
 

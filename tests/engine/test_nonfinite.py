@@ -231,22 +231,29 @@ def test_a_run_that_stopped_can_go_on_by_skipping(make: MakeConfig, tmp_path: Pa
     assert result["finished"] and checkpoint(tmp_path / "run")["setbacks"]["skipped"] == len(bad)
 
 
-def test_skips_in_a_row_and_returns_to_the_same_state_have_an_end(
-    make: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def all_bad(tiny_images: type) -> type:
+    """Images of which every one has areas that are not finite."""
+
     class AllBad(tiny_images):  # type: ignore[misc]
         def load(self, index: int) -> Sample:
             sample = super().load(index)
             sample.area = sample.area * np.nan
             return sample
 
+    return AllBad
+
+
+def test_skips_in_a_row_and_returns_to_the_same_state_have_an_end(
+    make: MakeConfig, tmp_path: Path, all_bad: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for way, every, steps, said in (
         ("skip", 1000, 10, "These were 10 steps in a row"),
         ("roll_back", 1000, 4, "after step 0 3 times"),
         ("roll_back", 1, 10, "These were 10 steps in a row"),  # each step's state is another one to go back to
     ):
         config = make(on_nonfinite=way, steps=30, checkpoint_every=every)
-        object.__setattr__(config.data, "train", Plan(AllBad, {}))
+        object.__setattr__(config.data, "train", Plan(all_bad, {}))
         with pytest.raises(TrainingDiverged, match=rf"^step {steps}: .*{said}"):
             train(config, tmp_path / f"{way}_{every}")
 
@@ -323,20 +330,13 @@ def test_infinite_float16_gradients_are_left_to_the_scaler(
 
 
 def test_float16_gradients_that_no_scale_makes_finite_end_the_run(
-    make: MakeConfig, tmp_path: Path, tiny_images: type, monkeypatch: pytest.MonkeyPatch
+    make: MakeConfig, tmp_path: Path, all_bad: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GradScaler would leave out every step to the end, and the losses, all finite, would be logged."""
-
-    class AllBad(tiny_images):  # type: ignore[misc]
-        def load(self, index: int) -> Sample:
-            sample = super().load(index)
-            sample.area = sample.area * np.nan
-            return sample
-
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)
     monkeypatch.setattr(torch.amp, "GradScaler", lambda *_, **__: scaler)
     config = make(model={"gradient_only": True}, steps=30, log_every=3)
-    object.__setattr__(config.data, "train", Plan(AllBad, {}))
+    object.__setattr__(config.data, "train", Plan(all_bad, {}))
     said = r"^step 6: float16's loss scale has fallen to 1\.49e-08: .* not finite at any scale; .*train.precision"
     with pytest.raises(TrainingDiverged, match=said):  # halved in each step: 2 ** -26
         train(config, tmp_path / "run")
