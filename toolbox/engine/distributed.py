@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -32,6 +33,8 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
 # torchrun's store is there before its processes are; after this long, it is taken for dead.
 CONNECTING = timedelta(minutes=2)
+# After a failure the others may be gone, and a gradient that is on its way would wait for them.
+TAKING_LEAVE = timedelta(seconds=5)
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -92,6 +95,10 @@ class Ranks:
         total = torch.tensor(float(flag))
         dist.all_reduce(total)
         return bool(total)
+
+    def wait_for_all(self) -> None:
+        """Go on only when every process has come here."""
+        self.any(False)
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of each value over the processes; all have the same names."""
@@ -166,10 +173,21 @@ def taking_part() -> Iterator[Ranks]:
         logger.addFilter(silence)
     try:
         yield ranks
-        if dist.is_initialized():  # not after a failure: the others may be gone, and to take leave is to wait for them
-            dist.destroy_process_group()
+    except BaseException:
+        # Left behind, a thread of gloo's that lets go of its last tensor while Python shuts down aborts the process.
+        leaving = threading.Thread(target=_leave, daemon=True)
+        leaving.start()
+        leaving.join(TAKING_LEAVE.total_seconds())
+        raise
+    else:
+        _leave()
     finally:
         logger.removeFilter(silence)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _ErrorsOnly(logging.Filter):

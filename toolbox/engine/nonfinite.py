@@ -130,6 +130,7 @@ def on_nonfinite(
     record = _record(job, step, batches, losses, norm)
     said = f"step {step + 1}: {_what(record)}; learning rate {record.lr:.3g}, images {_ids(batches)}"
     said = "; ".join([said, *_keep_capsule(job, record, batches)])
+    job.ranks.wait_for_all()  # whoever left sooner would have torchrun end the others in the midst of a capsule
     if record.faults:
         said += f". The data is at fault: {'; '.join(record.faults)}"
     if way == "stop":
