@@ -79,12 +79,23 @@ def seen(transforms: list[Transform], seed: int) -> tuple[Sample, View]:
     return apply_view(sample, view, skeleton=SKELETON, min_visible=0.0), view
 
 
-def off_outline(mask: np.ndarray, view: View) -> np.ndarray:
-    """Where a pixel is like all within a source pixel of it; beyond the canvas nobody knows."""
-    reach = math.ceil(np.linalg.norm(view.matrix[:, :2], ord=2))
-    around = cv2.copyMakeBorder(mask, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=2)
-    outline = cv2.morphologyEx(around, cv2.MORPH_GRADIENT, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    return outline[reach:-reach, reach:-reach] == 0
+def agree_off_outline(mask: np.ndarray, warped: np.ndarray, view: View, where: np.ndarray | None = None) -> bool:
+    """Whether a mask is 1 where all within a source pixel is clearly the object's, and 0 where it clearly is not.
+
+    Clearly, for a tip one pixel wide is grey once it is warped. Beyond the canvas nobody knows.
+
+    Args:
+        mask: (h, w) of 0 and 1.
+        warped: (h, w), the warped picture of an object, 255 where it was.
+        where: what is compared; all if not given.
+    """
+    reach = math.ceil(np.linalg.norm(view.matrix[:, :2], ord=2) - 1e-6)
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    known = np.zeros(mask.shape, bool)
+    known[reach:-reach, reach:-reach] = True
+    known = known if where is None else known & where
+    inside, outside = cv2.erode(warped, kernel) >= 192, cv2.dilate(warped, kernel) < 64
+    return bool((mask[known & inside] == 1).all() and (mask[known & outside] == 0).all())
 
 
 @settings(max_examples=150, deadline=None)
@@ -93,12 +104,10 @@ def test_a_mask_is_where_the_warped_pixels_of_its_object_are(transforms: list[Tr
     """Every object has a channel that says where its pixels went; outlines may be off by a source pixel."""
     after, view = seen(transforms, seed)
     height, width = after.image.shape[:2]
-    for label, mask in zip(after.labels, after.masks, strict=True):
-        warped = (after.image[..., label] > 127).astype(np.uint8)
-        ours = mask.bitmap(height, width)
-        inside = off_outline(warped, view)
-        assert np.array_equal(ours[inside], warped[inside])
-        assert ours.any() or not warped.any()
+    masks = dict(zip(after.labels.tolist(), after.masks, strict=True))
+    for label in (0, 1):
+        ours = masks[label].bitmap(height, width) if label in masks else np.zeros((height, width), np.uint8)
+        assert agree_off_outline(ours, after.image[..., label], view)
 
 
 @settings(max_examples=150, deadline=None)
@@ -153,7 +162,5 @@ def test_with_copy_paste_between_each_visible_pixel_belongs_to_the_topmost_objec
         if label == 2:
             continue
         assert not (bitmap.astype(bool) & blue).any()
-        warped = ((after.image[..., label] > 127) & (after.image[..., 2] <= 127)).astype(np.uint8)
-        near_paste = cv2.dilate(blue.astype(np.uint8), np.ones((3, 3), np.uint8))
-        clear = off_outline(warped, view) & (near_paste == 0)
-        assert np.array_equal(bitmap[clear], warped[clear])
+        near_paste = cv2.dilate(blue.astype(np.uint8), np.ones((3, 3), np.uint8)) != 0
+        assert agree_off_outline(bitmap, after.image[..., label], view, ~near_paste)

@@ -7,19 +7,15 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import planted
 import pytest
-from planted import MISTAKES, Mistake, Outcome, run
+from planted import MISTAKES, Mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [f"{mistake.kind}: {mistake.name}" for mistake in MISTAKES]
 
 
-@cache
-def answer_to(mistake: Mistake) -> Outcome:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        return run(mistake, Path(folder))
+answer_to = cache(planted.answer_to)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=NAMES)

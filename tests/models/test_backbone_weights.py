@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.models import resnet18
 
 from toolbox.errors import CheckpointError
 from toolbox.models.backbones import ResNet, TimmBackbone
-from toolbox.models.backbones.weights import finding_pretrained, without_pretrained
+from toolbox.models.backbones.weights import checking_pretrained, without_pretrained
 
 
 def test_weights_of_a_torchvision_file_are_loaded(tmp_path: Path) -> None:
@@ -81,25 +83,43 @@ def test_no_file_is_read_where_a_checkpoint_will_overwrite_it() -> None:
         ResNet(depth=18, weights="nowhere/resnet18.pth")
 
 
-def test_weights_that_are_only_to_be_found_are_not_read(tmp_path: Path) -> None:
+def test_weights_that_are_only_to_be_checked_are_refused_as_when_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
-    with torch.device("meta"), finding_pretrained():
-        for weights in ("IMAGENET1K_V1", str(tmp_path / "empty.pth")):
-            ResNet(depth=18, weights=weights)
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    save_file(resnet18().state_dict(), tmp_path / "resnet18.safetensors")
+    with torch.device("meta"), checking_pretrained():
+        for weights in ("IMAGENET1K_V1", str(tmp_path / "resnet18.pth"), str(tmp_path / "resnet18.safetensors")):
+            assert ResNet(depth=18, weights=weights, in_channels=5).conv1.weight.is_meta
+        for weights, message in (
+            ("nowhere.pth", "nowhere.pth: no such weight file"),
+            ("IMAGENET", "torchvision has no resnet18 weights named 'IMAGENET'"),
+            (str(tmp_path / "empty.pth"), "the file is empty"),
+        ):
+            with pytest.raises(CheckpointError, match=message):
+                ResNet(depth=18, weights=weights)
+        for suffix in ("pth", "safetensors"):
+            with pytest.raises(CheckpointError, match=rf"resnet18.{suffix}: 80 of 180 tensors of the backbone are not"):
+                ResNet(depth=34, weights=str(tmp_path / f"resnet18.{suffix}"))
+
+
+def test_what_a_file_gave_and_what_of_it_is_not_used_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with caplog.at_level(logging.INFO, logger="toolbox"):
+        ResNet(depth=18, weights=str(tmp_path / "resnet18.pth"))
+    assert "resnet18.pth: 100 tensors loaded into ResNet; not used: fc" in caplog.text
+
+
+def test_a_timm_network_s_file_is_checked_too(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", reason="extra 'timm' is not installed")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "small.pth")
+    with torch.device("meta"), checking_pretrained():
+        TimmBackbone(name="test_resnet", weights=str(tmp_path / "small.pth"))
         with pytest.raises(CheckpointError, match="nowhere.pth: no such weight file"):
-            ResNet(depth=18, weights="nowhere.pth")
-        with pytest.raises(CheckpointError, match="torchvision has no resnet18 weights named 'IMAGENET'"):
-            ResNet(depth=18, weights="IMAGENET")
-
-
-def test_a_timm_network_s_file_is_looked_for_too() -> None:
-    pytest.importorskip("timm", reason="extra 'timm' is not installed")
-    with (
-        torch.device("meta"),
-        finding_pretrained(),
-        pytest.raises(CheckpointError, match="nowhere.pth: no such weight file"),
-    ):
-        TimmBackbone(name="resnet18", weights="nowhere.pth")
+            TimmBackbone(name="resnet18", weights="nowhere.pth")
+        with pytest.raises(CheckpointError, match="small.pth: .* of the backbone are not in it"):
+            TimmBackbone(name="test_convnext", weights=str(tmp_path / "small.pth"))
 
 
 def test_the_weight_package_fills_lite0() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toolbox.errors import CheckpointError
 from toolbox.models.backbones import ResNet, TimmBackbone
 from toolbox.models.backbones.timm_networks import look_up
-from toolbox.models.backbones.weights import finding_pretrained
+from toolbox.models.backbones.weights import checking_pretrained
 from toolbox.structures import PixelStats
 
 timm = pytest.importorskip("timm", reason="extra 'timm' is not installed")
@@ -296,7 +296,7 @@ def test_without_a_network_the_message_names_the_file_to_copy(monkeypatch: pytes
 def test_weights_that_timm_has_not_are_refused_before_training() -> None:
     with (
         torch.device("meta"),
-        finding_pretrained(),
+        checking_pretrained(),
         pytest.raises(ValueError, match="^weights: timm has no pretrained"),
     ):
         TimmBackbone(

@@ -13,7 +13,7 @@ from torch import nn
 
 from toolbox.errors import ConfigError, Problem, counted
 from toolbox.models.backbones.resnet import ResNet, ResNetStage
-from toolbox.models.backbones.weights import finding_pretrained
+from toolbox.models.backbones.weights import checking_pretrained
 from toolbox.models.box_branch import TestSettings
 from toolbox.models.detector import RCNN
 from toolbox.plan import Plan
@@ -69,7 +69,7 @@ def check_wiring(
 
     Args:
         config, classes, skeleton, channels: as `build_detector` takes them.
-        weights: also see that the files and names of pretrained weights exist.
+        weights: also see that files of pretrained weights fit, and that names of such exist.
 
     Returns:
         The detector on the meta device.
@@ -77,8 +77,8 @@ def check_wiring(
     Raises:
         ConfigError: what does not fit, or is not there.
     """
-    finding = finding_pretrained() if weights else nullcontext()
-    with torch.device("meta"), finding, warnings.catch_warnings():
+    checking = checking_pretrained() if weights else nullcontext()
+    with torch.device("meta"), checking, warnings.catch_warnings():
         # A component that loads weights has nothing to put them into, which torch warns about tensor by tensor.
         warnings.filterwarnings("ignore", message=".*which is a no-op")
         return build_detector(config, classes=classes, skeleton=skeleton, channels=channels)

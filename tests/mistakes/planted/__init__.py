@@ -6,7 +6,7 @@ Data, so that both the test (tests/mistakes) and the table (benchmarks/mistakes.
 from __future__ import annotations
 
 from planted import annotation_files, command_lines, names, plugins, runs, sweeps, values, weights, wiring, yaml_text
-from planted.mistake import Mistake, Outcome, run
+from planted.mistake import Mistake, Outcome, answer_to, run
 
 MISTAKES: tuple[Mistake, ...] = (
     *yaml_text.MISTAKES,
@@ -21,4 +21,4 @@ MISTAKES: tuple[Mistake, ...] = (
     *sweeps.MISTAKES,
 )
 
-__all__ = ["MISTAKES", "Mistake", "Outcome", "run"]
+__all__ = ["MISTAKES", "Mistake", "Outcome", "answer_to", "run"]

