@@ -34,7 +34,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 import yaml
+from torchvision.models import resnet18
 
 import toolbox.cli
 from toolbox import plugins
@@ -247,7 +249,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_photos(tmp_path / "photos")
     write_other_formats(tmp_path)
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/resnet18.pth").touch()  # a check looks for it, and does not read it
+    torch.save(resnet18().state_dict(), tmp_path / "weights/resnet18.pth")  # a check reads it
     for block in blocks_of("README.md"):
         if block.file == "mine.yaml":
             (tmp_path / "mine.yaml").write_text(block.code, encoding="utf-8")

@@ -96,6 +96,35 @@ def test_check_names_data_files_that_are_not_there(config: Path, capsys: pytest.
     assert second.startswith(f"{config}:17:58: data.val.annotations: no such file or folder: nowhere.json")
 
 
+def test_a_fault_of_a_data_set_is_placed_where_its_file_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not at the data set, whose line in the file says nothing of what the command line sets."""
+    (tmp_path / "objects.json").write_text("{}")
+    (tmp_path / "images").mkdir()
+    data = f"  val: {{type: CocoDataset, images: {tmp_path}/images, annotations: {tmp_path}/nowhere.json}}"
+    config.write_text("\n".join(data if line.startswith("  val:") else line for line in RUN.splitlines()))
+    for command in ("check", "train"):
+        assert run(command, config, f"data.val.annotations={tmp_path}/objects.json") == 2
+        place = f"command line: data.val.annotations={tmp_path}/objects.json: {tmp_path}/objects.json: no list"
+        assert place in capsys.readouterr().err
+
+
+def test_check_without_data_reads_what_the_run_starts_from(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", config, "--no-data", "train.init_from=nowhere") == 2
+    assert "train.init_from=nowhere: nowhere: no such file or run folder" in capsys.readouterr().err
+
+
+def test_check_and_train_refuse_backbone_weights_of_another_network(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"encoder.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    for command in ("check", "train"):
+        assert run(command, config, f"model.backbone.weights={tmp_path}/other.pth") == 2
+        said = capsys.readouterr().err
+        assert "model.backbone.weights=" in said and "of the backbone are not in it" in said
+
+
 def test_check_without_data_leaves_the_data_sets_alone(config: Path) -> None:
     assert run("check", config, "data.train={type: CocoDataset, images: x, annotations: y}", "--no-data") == 0
 

@@ -273,8 +273,28 @@ def test_a_run_that_is_done_says_so_when_it_is_resumed(
     assert ("1 evaluation left" in caplog.text) == evaluated
     caplog.clear()
     assert train(config, tmp_path / "run", resume=True)["finished"]
-    assert "all 2 steps are done already" in caplog.text and "resuming" not in caplog.text
-    assert ("what is left is its evaluation" in caplog.text) == evaluated
+    assert "all 2 steps are done already, nothing is left to do" in caplog.text and "resuming" not in caplog.text
+
+
+@pytest.mark.parametrize("lost", [None, "absent", "cut short", "of another step"])
+def test_a_run_that_is_done_is_evaluated_once_more_only_where_its_evaluation_is_lost(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, caplog: pytest.LogCaptureFixture, lost: str | None
+) -> None:
+    config, kept = tiny_config(steps=2, val=tiny_images), tmp_path / "run/eval.json"
+    first = train(config, tmp_path / "run")
+    if lost == "absent":
+        kept.unlink()
+    elif lost == "cut short":
+        kept.write_text(kept.read_text()[:20])
+    elif lost == "of another step":  # on a full disk the last one was not written
+        kept.write_text(json.dumps({kind: {**numbers, "AP": 0.5} for kind, numbers in first["metrics"].items()}))
+    caplog.clear()
+    phases = []
+    again = train(config, tmp_path / "run", resume=True, on_progress=lambda progress: phases.append(progress.phase))
+    assert again == first and bool(phases) == (lost is not None)
+    assert ("what is left is its evaluation" in caplog.text) == (lost is not None)
+    assert json.loads(kept.read_text()) == first["metrics"]
+    assert [line["step"] for line in lines(tmp_path / "run") if "eval" in line] == [2]
 
 
 def test_a_run_goes_on_where_gradients_are_scaled_and_were_not(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ def _collected_warnings() -> Iterator[_Notes]:
 
 def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
     """Build the data sets; what cannot be read becomes a problem at its place in the config."""
+    from toolbox.engine.datasets import data_problem
+
     sets, problems = {}, []
     for name in ("train", "val"):
         plan: Plan | None = getattr(config.data, name)
@@ -187,19 +189,20 @@ def _open_data(config: Config) -> tuple[dict[str, Any], list[Problem]]:
             except ConfigError as error:
                 problems += error.problems
             except (ToolboxError, OSError) as error:
-                problems.append(plan.problem(str(error)))
+                problems.append(data_problem(plan, str(error)))
     return sets, problems
 
 
 def _counted(config: Config, name: str, dataset: Any, problems: list[Problem]) -> ObjectCounts | None:
     from toolbox.data.counts import count_objects
     from toolbox.data.spot_checks import try_images
+    from toolbox.engine.datasets import data_problem
 
     try:
         try_images(dataset)
         return count_objects(dataset)
     except (ToolboxError, OSError) as error:
-        problems.append(getattr(config.data, name).problem(str(error)))
+        problems.append(data_problem(getattr(config.data, name), str(error)))
     return None
 
 
@@ -308,11 +311,14 @@ def _build_on_meta(config: Config, sets: dict[str, Any], *, weights: bool = Fals
 def _transfer(config: Config, sets: dict[str, Any], problems: list[Problem]) -> Any:
     """What `train.init_from` would give the model; None without it, or where it cannot be used."""
     from toolbox.engine.datasets import known_of
-    from toolbox.engine.init_from import plan_transfer, warn_of_little
+    from toolbox.engine.init_from import plan_transfer, source_of, warn_of_little
     from toolbox.models.builder import attempt
 
     dataset = sets.get("train") or sets.get("val")
-    if config.train.init_from is None or dataset is None:
+    if config.train.init_from is None:
+        return None
+    if dataset is None:  # what fits depends on the classes
+        attempt(problems, lambda: source_of(config))
         return None
     transfer = attempt(problems, lambda: plan_transfer(config, known_of(dataset)))
     if transfer is not None:

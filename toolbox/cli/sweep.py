@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def sweep(
     if table:
         call = _as_trained(call, folder)
     precheck_sweep(read_sweep(file, call.overrides, small=small))
-    from toolbox.engine.sweep import check_folders, check_runs, load_sweep, runs_of
+    from toolbox.engine.sweep import check_runs, load_sweep, runs_of
     from toolbox.engine.sweep_markdown import markdown
     from toolbox.engine.sweep_table import read_table
     from toolbox.weights import replacing
@@ -60,7 +61,7 @@ def sweep(
     outcome = None
     if not table:
         runs = runs_of(checked, folder, only=only or (), seeds=call.seeds)
-        check_folders(runs_of(checked, folder, seeds=call.seeds))  # as the table is of all variants
+        _check_folders(call, folder, runs_of(checked, folder, seeds=call.seeds))  # as the table is of all variants
         waiting = any(not run.finished for run in runs)
         if waiting:
             check_runs(runs, checked.text)
@@ -79,6 +80,22 @@ def sweep(
     typer.echo(markdown(result), nl=False)
     if outcome is not None:
         _report(outcome)
+
+
+def _check_folders(given: SweepCall, folder: Path, runs: list[Run]) -> None:
+    """Refuse a sweep whose runs were started otherwise; where the overrides do it, say which they were."""
+    from toolbox.engine.sweep import check_folders
+    from toolbox.errors import ConfigError, Problem
+    from toolbox.sweep_call import SweepCall
+
+    try:
+        check_folders(runs)
+    except ConfigError as error:
+        kept = SweepCall.read(folder)
+        if kept is None or kept.overrides == given.overrides:
+            raise
+        started = f"the sweep was started with {shlex.join(kept.overrides) or 'no overrides'}; repeat them to go on"
+        raise ConfigError([*error.problems, Problem(str(folder), "", started)]) from error
 
 
 def _as_trained(given: SweepCall, folder: Path) -> SweepCall:

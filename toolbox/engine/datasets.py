@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from toolbox.data.counts import count_objects, labels_by_image
@@ -115,4 +117,14 @@ def placed(plan: Plan | None) -> Iterator[None]:
     except DataError as error:
         if plan is None:
             raise
-        raise DataError(str(plan.problem(str(error)))) from error
+        raise DataError(str(data_problem(plan, str(error)))) from error
+
+
+def data_problem(plan: Plan, message: str) -> Problem:
+    """What is wrong with a data set, at the setting that names the file or folder of which it tells."""
+    named = (
+        name
+        for name, value in plan.given.items()
+        if isinstance(value, (str, Path)) and re.match(rf"{re.escape(str(value))}[:/]", message)
+    )
+    return plan.problem(message, next(named, None))

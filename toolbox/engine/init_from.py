@@ -163,9 +163,21 @@ def plan_transfer(config: Config, known: Mapping[str, Any]) -> Transfer:
     Raises:
         ConfigError: at `train.init_from`: the file cannot be read, or nothing of it fits.
     """
+    try:
+        return _planned(config, known, source_of(config))
+    except CheckpointError as error:
+        raise ConfigError([config.plan["train"].problem(str(error), "init_from")]) from error
+
+
+def source_of(config: Config) -> Source:
+    """Read what `train.init_from` names.
+
+    Raises:
+        ConfigError: at `train.init_from`: it cannot be read.
+    """
     assert config.train.init_from is not None, "asked for where the setting is given"
     try:
-        return _planned(config, known, read_source(config.train.init_from))
+        return read_source(config.train.init_from)
     except CheckpointError as error:
         raise ConfigError([config.plan["train"].problem(str(error), "init_from")]) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,22 @@ def compile_maps(model: nn.Module) -> None:
     device = next(model.parameters()).device
     try_compiler(torch.device("cpu") if device.type == "meta" else device)
     for part in parts:
-        part.compile(dynamic=True)  # in place, so that names in the state dict stay
+        part.compile(backend=for_any_size, dynamic=True)  # in place, so that names in the state dict stay
     logger.info("train.compile: the first steps compile backbone and neck, which takes a minute or two")
+
+
+def for_any_size(graph: Any, inputs: list[Any]) -> Any:
+    """torch's own backend, kept from compiling the gradient for one size of images each (seen in torch 2.14).
+
+    Unless it lays maps out channels-last, which ours are, it fixes the strides of a convolution's gradient; and where
+    it waits with the gradient until the first is asked for, it fixes those of what the forward pass left.
+    """
+    from torch._functorch import config as autograd
+    from torch._inductor.compile_fx import compile_fx
+
+    early = {"force_non_lazy_backward_lowering": True} if hasattr(autograd, "force_non_lazy_backward_lowering") else {}
+    with autograd.patch(early):
+        return compile_fx(graph, inputs, config_patches={"force_layout_optimization": True})
 
 
 def try_compiler(device: torch.device) -> None:

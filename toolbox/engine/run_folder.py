@@ -219,6 +219,15 @@ class RunFolder:
         """Whether the evaluation after `step` is on record."""
         return any("eval" in record and record["step"] == step for record in self.records())
 
+    def read_evaluation(self, step: int) -> dict[str, Any] | None:
+        """`eval.json`, where it is the evaluation after `step`: its numbers are those on record. Else None."""
+        recorded = next((r["eval"] for r in self.records() if "eval" in r and r["step"] == step), None)
+        try:
+            kept = json.loads(self.evaluation.read_text(encoding="utf-8"))
+            return kept if recorded is not None and summary_of(kept) == recorded else None
+        except (OSError, ValueError, AttributeError):
+            return None
+
     def write_evaluation(self, metrics: Mapping[str, Any]) -> None:
         """Replace `eval.json`.
 
@@ -227,6 +236,11 @@ class RunFolder:
         """
         with replacing(self.evaluation) as file:
             file.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def summary_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics by kind as a line of `metrics.jsonl` has them: without those of each class."""
+    return {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
 
 
 def _lock(file: IO[str], path: Path) -> None:

@@ -113,6 +113,8 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
             if evaluating:
                 metrics = validate(job, stop, on_progress)
         if metrics is None:  # a run that had done all its steps, resumed
+            metrics = _on_record(job)
+        if metrics is None:  # it was stopped before its last evaluation, or that is no longer there
             metrics = validate(job, stop, on_progress)
     if stop.is_set():
         logger.info("stopped after step %d of %d; go on with %s", state.step, settings.steps, job.folder.resumed_by)
@@ -143,7 +145,8 @@ def _say_where(job: Job) -> None:
     if step < steps:
         logger.info("resuming after step %d of %d", step, steps, extra=ON_SCREEN)
     else:
-        left = "what is left is its evaluation" if job.val_set is not None else "nothing is left to do"
+        evaluated = job.val_set is None or job.folder.read_evaluation(step) is not None
+        left = "nothing is left to do" if evaluated else "what is left is its evaluation"
         way = "more train.steps make it longer where its schedule allows that"
         logger.info("all %d steps are done already, %s; %s", steps, left, way, extra=ON_SCREEN)
 
@@ -161,6 +164,11 @@ def _tell_changes(before: dict[str, str | int], job: Job) -> None:
 def _evaluated(job: Job) -> bool:
     """Whether the evaluation after the present step is on record."""
     return job.ranks.from_first(job.ranks.first and job.folder.evaluated(job.state.step))
+
+
+def _on_record(job: Job) -> dict[str, Any] | None:
+    """The evaluation after the present step, where it was made and is kept."""
+    return job.ranks.from_first(job.folder.read_evaluation(job.state.step) if job.ranks.first else None)
 
 
 def _opened(config: Config, folder: RunFolder, resume: bool) -> contextlib.AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from toolbox.engine.evaluate import Interrupted, evaluate
 from toolbox.engine.job import Job
 from toolbox.engine.kept import is_best
 from toolbox.engine.progress import ON_SCREEN, OnProgress, Progress
+from toolbox.engine.run_folder import summary_of
 from toolbox.engine.validation_loss import validation_losses
 from toolbox.errors import DataError, StorageError
 from toolbox.inference.pictures import draw_dataset
@@ -63,8 +64,12 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
     _write(job, metrics)
     watched |= _keep_if_best(job, metrics)
     if not job.folder.evaluated(state.step):  # a run that had done all its steps, resumed, is evaluated once more
-        summary = {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-        record = {"step": state.step, "eval": summary, **losses, **({"watched": watched} if watched else {})}
+        record = {
+            "step": state.step,
+            "eval": summary_of(metrics),
+            **losses,
+            **({"watched": watched} if watched else {}),
+        }
         every = job.config.train.eval_every
         at_end = every is None or state.step % every != 0
         job.folder.append_metrics(record | {"end": True} if at_end else record)

@@ -18,7 +18,8 @@ FILE = "data/objects.json"
 COCO_RUN = RUN.replace(
     "train: {type: Shapes, length: 4}", f"train: {{type: CocoDataset, images: data/images, annotations: {FILE}}}"
 ).replace("  val: {type: Shapes, length: 2, seed: 1}\n", "")
-PLACE = "run.yaml:16:10: data.train"
+PLACE = "run.yaml:16:64: data.train.annotations"
+DATA_SET = "run.yaml:16:10: data.train"
 BOTH = COCO_RUN.replace(
     "  resize", "  val: {type: CocoDataset, images: data/images, annotations: data/val.json}\n  resize"
 )
@@ -308,5 +309,5 @@ MISTAKES: tuple[Mistake, ...] = (
             "2 of its 2 images are in data.train", ["1.png", "too good"], config=BOTH,
             command="check run.yaml --strict"),
     entry("mask head and data of boxes", coco(every(lambda annotation: annotation.pop("segmentation"))),
-          PLACE, ["no masks", "model.instance.mask"], ["segmentation", "remove model.instance.mask"]),
+          DATA_SET, ["no masks", "model.instance.mask"], ["segmentation", "remove model.instance.mask"]),
 )  # fmt: skip
