@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "eval_every": 6,
     "checkpoint_every": 4,
     "ema": 0.9,
+    "validation_loss": True,
 }
 
 
@@ -98,6 +99,7 @@ def test_three_processes_take_the_steps_of_one(
             assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
         else:
             assert ours["eval"]["bbox"] == pytest.approx(theirs["eval"]["bbox"], abs=1e-6)
+            assert ours["val_losses"] == pytest.approx(theirs["val_losses"], rel=1e-4)
     results = [json.loads(of_three.with_suffix(f".result-{rank}").read_text()) for rank in range(3)]
     assert results[0] == results[1] == results[2]  # all know the metrics of all images
     assert results[0]["metrics"]["bbox"]["AP"] == pytest.approx(alone["metrics"]["bbox"]["AP"], abs=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from toolbox.data.loader import evaluation_loader
 from toolbox.engine import train
 from toolbox.engine.checkpoint import load_checkpoint, seed_step
 from toolbox.engine.datasets import check_watching
+from toolbox.engine.distributed import Ranks
 from toolbox.engine.validation_loss import validation_losses
 from toolbox.errors import ConfigError, ToolboxError
 from toolbox.structures import Targets
@@ -65,6 +66,35 @@ def test_it_does_not_change_the_training(tiny_config: MakeConfig, tiny_images: t
     for name in one["model"]:
         assert torch.equal(one["model"][name], other["model"][name])
     assert not any("val_loss" in line for line in lines(tmp_path / "without"))
+
+
+class Taking(Ranks):
+    """Takes turns with others as torchrun's processes do, but one after the other and in this process."""
+
+    shares: ClassVar[dict[int, Any]] = {}
+
+    def gather(self, value: Any) -> list[Any]:
+        self.shares[self.rank] = value
+        return [self.shares[rank] for rank in range(self.size)] if self.first else []
+
+    def from_first(self, value: Any) -> Any:
+        return value
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_processes_that_share_the_images_get_the_bits_of_one(size: int) -> None:
+    """Of three images; five processes have some without any."""
+    small = ["data.val.length=3", "model.box.sampler.size=16", "data.resize.short=96"]
+    config = toolbox.load_config(QUICKSTART, small)
+    dataset = config.data.val.build()
+    torch.manual_seed(0)
+    model = toolbox.build_detector(config, classes=dataset.classes, skeleton=dataset.skeleton)
+
+    def losses(ranks: Ranks) -> dict[str, float]:
+        return validation_losses(model, dataset, resize=config.data.resize, device=CPU, seed=1, ranks=ranks)
+
+    together = [losses(Taking(rank, size)) for rank in reversed(range(size))]
+    assert together[-1] == losses(Ranks()) and len(together[-1]) == 5
 
 
 def test_regions_are_sampled_alike_in_every_evaluation_and_norms_rest() -> None:

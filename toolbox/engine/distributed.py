@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -35,6 +36,8 @@ PATIENCE = timedelta(hours=1)
 CONNECTING = timedelta(minutes=2)
 # After a failure the others may be gone, and a gradient that is on its way would wait for them.
 TAKING_LEAVE = timedelta(seconds=5)
+# The interpreter is free meanwhile, for threads that wait for it.
+LETTING_GO = timedelta(seconds=0.2)
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -174,7 +177,6 @@ def taking_part() -> Iterator[Ranks]:
     try:
         yield ranks
     except BaseException:
-        # Left behind, a thread of gloo's that lets go of its last tensor while Python shuts down aborts the process.
         leaving = threading.Thread(target=_leave, daemon=True)
         leaving.start()
         leaving.join(TAKING_LEAVE.total_seconds())
@@ -186,8 +188,14 @@ def taking_part() -> Iterator[Ranks]:
 
 
 def _leave() -> None:
+    """Leave the group, if it was joined.
+
+    A thread of gloo's needs the interpreter to let go of a tensor, and when Python is shutting down by then it aborts
+    the process. With the group its threads end; but whoever still holds a model for training holds the group too.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+        time.sleep(LETTING_GO.total_seconds())
 
 
 class _ErrorsOnly(logging.Filter):

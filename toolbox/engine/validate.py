@@ -57,9 +57,9 @@ def validate(job: Job, stop: threading.Event, on_progress: OnProgress | None) ->
             stop.set()  # another process may have been asked
             raise Stopped from None
         watched = job.patience.see(state.step, metrics)
+        losses = _validation_losses(job, watch)
         if not job.ranks.first:
             return metrics
-        losses = _validation_losses(job, watch)
         pictures = _draw(job, job.val_set)
     _write(job, metrics)
     watched |= _keep_if_best(job, metrics)
@@ -122,6 +122,7 @@ def _validation_losses(job: Job, on_progress: OnProgress) -> dict[str, Any]:
         device=job.device,
         seed=job.config.train.seed,
         workers=job.config.data.workers,
+        ranks=job.ranks,
         on_progress=on_progress,
     )
     return {"val_loss": sum(losses.values()), "val_losses": losses}
