@@ -100,5 +100,6 @@ def near_path(path: str | os.PathLike[str]) -> str:
         beside = os.listdir(folder or ".")
     except OSError:
         return ""
-    near = difflib.get_close_matches(name, beside, n=1, cutoff=0.6)
+    others = [other for other in beside if other != name]  # a folder that was meant may have been made by now
+    near = difflib.get_close_matches(name, others, n=1, cutoff=0.6)
     return f"; did you mean '{os.path.join(folder, near[0])}'?" if near else ""

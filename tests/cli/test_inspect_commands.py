@@ -110,6 +110,16 @@ def test_a_fault_of_a_data_set_is_placed_where_its_file_is_named(
         assert place in capsys.readouterr().err
 
 
+def test_a_fault_of_a_file_in_the_folder_of_images_is_placed_at_the_file(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/objects.json").write_text("{}")
+    data = f"data.val={{type: CocoDataset, images: {tmp_path}/images, annotations: {tmp_path}/images/objects.json}}"
+    assert run("check", config, data) == 2
+    assert f"data.val.annotations: {tmp_path}/images/objects.json: no list" in capsys.readouterr().err
+
+
 def test_check_without_data_reads_what_the_run_starts_from(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", config, "--no-data", "train.init_from=nowhere") == 2
     assert "train.init_from=nowhere: nowhere: no such file or run folder" in capsys.readouterr().err

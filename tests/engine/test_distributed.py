@@ -15,7 +15,7 @@ import torch
 
 from toolbox.engine import train
 from toolbox.engine.checkpoint import load_checkpoint
-from toolbox.engine.distributed import ALONE, Ranks, ranks_of_environment, restarted
+from toolbox.engine.distributed import ALONE, Ranks, ranks_of_environment
 from toolbox.engine.job import check_shares
 from toolbox.errors import ConfigError, DeviceError
 
@@ -147,8 +147,14 @@ def test_one_process_goes_on_with_the_run_of_three(
 def test_only_the_first_process_writes_and_says_something(of_three: Path, tmp_path: Path) -> None:
     log = (of_three / "log.txt").read_text()
     assert log.count("step 12/12") == 1 and "device cpu in each of 3 processes" in log
-    again = torchrun(3, {"run": str(of_three)})
-    assert again.returncode == 1 and again.stderr.count("holds a run already") == 1
+
+
+def test_a_refusal_is_one_also_when_torchrun_tries_once_more(of_three: Path) -> None:
+    """To torchrun it is a failure like any other; it must not become a resumed run."""
+    before = (of_three / "metrics.jsonl").read_bytes()
+    again = torchrun(2, {"run": str(of_three)}, "--max-restarts", "1")
+    assert again.returncode == 1 and again.stderr.count("holds a run already") == 2
+    assert (of_three / "metrics.jsonl").read_bytes() == before
 
 
 SYNCED = """\
@@ -186,6 +192,30 @@ def test_synchronised_batch_norms_see_the_images_of_all_processes(tmp_path: Path
     assert one.keys() == two.keys() and len(one) == 8
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+
+
+ONE_VALUE = """\
+import torch
+from toolbox.engine.distributed import taking_part
+from toolbox.engine.sync_norm import HostSyncBatchNorm
+
+norm = HostSyncBatchNorm(4)
+with taking_part() as ranks:
+    ranks.join(torch.device("cpu"))
+    try:
+        norm(torch.rand(1 if ranks.first else 0, 4))
+    except ValueError as error:
+        assert "Expected more than 1 value per channel when training" in str(error)
+    else:
+        raise AssertionError("the variance of one value is nobody's")
+assert norm.running_var.isfinite().all()
+"""
+
+
+def test_a_synchronised_batch_norm_refuses_a_single_value_as_torchs_does(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ONE_VALUE)
+    two_processes(script)
 
 
 EMPTY = """\
@@ -258,12 +288,11 @@ def test_a_norm_that_no_process_alone_made_infinite_leaves_one_capsule(tmp_path:
 
 
 def test_who_a_process_is_stands_in_torchruns_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ranks_of_environment() == ALONE == Ranks(0, 1, 0) and not restarted()
+    assert ranks_of_environment() == ALONE == Ranks(0, 1, 0)
     values = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert ranks_of_environment() == Ranks(rank=3, size=8, local=1) and restarted()
+    assert ranks_of_environment() == Ranks(rank=3, size=8, local=1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert ranks_of_environment() == Ranks(rank=3, size=8, local=1, here=4)
     monkeypatch.delenv("MASTER_ADDR")  # left over from something else

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from toolbox.engine import train
 from toolbox.engine.checkpoint import load_checkpoint
-from toolbox.engine.kept import give_name, is_best, keep_last
+from toolbox.engine.kept import drop_earliest, give_name, is_best
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import ConfigError
 from toolbox.weights import load_model
@@ -28,10 +29,12 @@ def steps_kept(run: Path) -> list[int]:
     return [load_checkpoint(file)["step"] for file in files]
 
 
-def test_the_last_checkpoints_stay_and_the_newest_costs_no_space(tiny_config: MakeConfig, tmp_path: Path) -> None:
+def test_the_last_checkpoints_stay_each_a_file_of_its_own(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """Who copies an earlier one over `checkpoint.pt` writes into that file: no other name may mean it."""
     train(tiny_config(steps=10, checkpoint_every=2, keep_checkpoints=3), tmp_path)
-    assert steps_kept(tmp_path) == [6, 8, 10]
-    assert (tmp_path / "checkpoint.pt").samefile(tmp_path / "checkpoints/step_00000010.pt")
+    assert steps_kept(tmp_path) == [6, 8] and load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 10
+    files = [tmp_path / "checkpoint.pt", *(tmp_path / "checkpoints").iterdir()]
+    assert [file.stat().st_nlink for file in files] == [1, 1, 1]
     assert not [file for file in (tmp_path / "checkpoints").iterdir() if file.name.startswith(".")]
 
 
@@ -46,11 +49,12 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_that_takes_the_last_ones_place
     config = tiny_config(model={"dropout": 0.5}, steps=10, checkpoint_every=2, keep_checkpoints=3)
     train(config, tmp_path)
     end = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
-    (tmp_path / "checkpoints/step_00000006.pt").replace(tmp_path / "checkpoint.pt")
+    shutil.copyfile(tmp_path / "checkpoints/step_00000006.pt", tmp_path / "checkpoint.pt")
+    assert steps_kept(tmp_path) == [6, 8]
     assert train(config, tmp_path, resume=True)["step"] == 10
     again = load_checkpoint(tmp_path / "checkpoint.pt")["model"]
     assert all(torch.equal(end[name], again[name]) for name in end)
-    assert steps_kept(tmp_path) == [8, 10]
+    assert steps_kept(tmp_path) == [6, 8]
 
 
 def test_later_checkpoints_of_another_history_are_left_alone(tmp_path: Path) -> None:
@@ -58,13 +62,13 @@ def test_later_checkpoints_of_another_history_are_left_alone(tmp_path: Path) -> 
     folder.checkpoint.touch()
     for step in (2, 4, 6, 90):
         give_name(folder.checkpoint, folder.earlier(step))
-    keep_last(folder, 8, 2)
+    drop_earliest(folder, 8, 3)
     assert [file.name for file in sorted(folder.checkpoints.iterdir())] == [
+        "step_00000004.pt",
         "step_00000006.pt",
-        "step_00000008.pt",
         "step_00000090.pt",
     ]
-    keep_last(folder, 8, 1)
+    drop_earliest(folder, 8, 1)
     assert [file.name for file in folder.checkpoints.iterdir()] == ["step_00000090.pt"]
 
 

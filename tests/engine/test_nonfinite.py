@@ -342,6 +342,25 @@ def test_float16_gradients_that_no_scale_makes_finite_end_the_run(
         train(config, tmp_path / "run")
 
 
+def test_a_state_that_was_given_up_is_not_rolled_back_to(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    """A run that was stopped after step 5 and has ended is taken back to that state, which no schedule had written."""
+
+    def stop_at(step: int) -> Callable[[Progress], None]:
+        return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.done == step else None
+
+    config = tiny_config(on_nonfinite="roll_back", checkpoint_every=4)
+    last, good = tmp_path / "checkpoint.pt", tmp_path / "checkpoint_good.pt"
+    train(config, tmp_path, on_progress=stop_at(5))
+    stopped = last.read_bytes()
+    assert load_checkpoint(good)["step"] == 4
+    train(config, tmp_path, resume=True)
+    assert load_checkpoint(good)["step"] == 12
+    last.unlink()
+    last.write_bytes(stopped)
+    train(config, tmp_path, resume=True, on_progress=stop_at(6))
+    assert load_checkpoint(good)["step"] == 5
+
+
 def test_a_rollback_works_where_files_have_one_name_only(
     make: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,10 +33,11 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def interrupt_at(step: int) -> Callable[[Progress], None]:
+def interrupt_at(step: int, *numbers: signal.Signals) -> Callable[[Progress], None]:
     def on_progress(progress: Progress) -> None:
         if progress.phase == "train" and progress.done == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in numbers or (signal.SIGINT,):
+                os.kill(os.getpid(), number)
 
     return on_progress
 
@@ -65,6 +66,19 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_ends_with_the_same_bits(
         load_model(tmp_path / "whole/model.safetensors")[0], load_model(tmp_path / "parts/model.safetensors")[0]
     )
     assert whole["metrics"] == resumed["metrics"]
+
+
+def test_signals_that_come_twice_do_not_break_off_the_step(
+    tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler signals all processes of a job, and torchrun passes on what it gets itself."""
+    twice = interrupt_at(5, signal.SIGTERM, signal.SIGTERM)
+    assert train(tiny_config(), tmp_path / "alone", on_progress=twice)["step"] == 5
+    with pytest.raises(KeyboardInterrupt):  # a user wants to get out
+        train(tiny_config(), tmp_path / "user", on_progress=interrupt_at(5, signal.SIGINT, signal.SIGINT))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    twice = interrupt_at(5, signal.SIGINT, signal.SIGINT)
+    assert train(tiny_config(), tmp_path / "torchrun", on_progress=twice)["step"] == 5
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_logs_no_step_twice(
@@ -200,7 +214,8 @@ def test_a_run_goes_on_with_what_a_machine_of_less_memory_or_a_slower_disk_needs
 
 def test_what_a_killed_process_left_half_written_is_removed(tiny_config: MakeConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(tiny_config(steps=1, keep_checkpoints=2), run)
+    config = tiny_config(steps=2, checkpoint_every=1, keep_checkpoints=2)
+    train(config, run)
     left = [
         run / name for name in (".checkpoint.pt.1.tmp", ".model.safetensors.12.tmp", ".model_best.safetensors.3.tmp")
     ]
@@ -208,7 +223,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tiny_config: MakeCon
     for file in left:
         file.write_bytes(b"half")
     (run / ".mine.tmp").touch()
-    train(tiny_config(steps=1, keep_checkpoints=2), run, resume=True)
+    train(config, run, resume=True)
     assert not any(file.exists() for file in left) and (run / ".mine.tmp").exists()
     assert (run / "checkpoints/step_00000001.pt").is_file()
 
@@ -218,6 +233,43 @@ def test_resuming_without_a_checkpoint_starts_at_the_beginning_and_says_so(
 ) -> None:
     assert train(tiny_config(steps=1), tmp_path / "run", resume=True)["step"] == 1
     assert f"nothing to resume in {tmp_path / 'run'}: starting at step 0" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_a_run_whose_checkpoint_is_gone_is_not_trained_over(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type, kept: int
+) -> None:
+    config = tiny_config(steps=4, checkpoint_every=2, keep_checkpoints=kept, val=tiny_images)
+    train(config, tmp_path / "run")
+    (tmp_path / "run/checkpoint.pt").unlink()
+    model = (tmp_path / "run/model.safetensors").read_bytes()
+    way = r"train\.init_from=" if kept == 1 else r"ln -f .*step_00000002\.pt "
+    with pytest.raises(ToolboxError, match=rf"checkpoint\.pt: it is gone, so this run cannot go on; .*{way}"):
+        train(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == model
+
+
+def test_resuming_a_folder_whose_name_is_misspelt_names_the_one_beside_it(
+    tiny_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tiny_config(steps=1), tmp_path / "mine")
+    train(tiny_config(steps=1), tmp_path / "mien", resume=True)
+    assert f"starting at step 0; did you mean '{tmp_path / 'mine'}'?" in caplog.text
+
+
+def test_half_a_line_on_a_full_disk_does_not_spoil_the_next(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits on the size of files here")
+    folder, before = RunFolder(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder.append_metrics({"step": 10})
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+        folder.append_metrics({"step": 20, "losses": {"corner": 1.0}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    folder.append_metrics({"step": 20, "eval": {}})
+    assert folder.records() == [{"step": 10}, {"step": 20, "eval": {}}]
 
 
 def test_a_folder_with_files_of_something_else_is_refused_and_left_alone(
@@ -274,6 +326,14 @@ def test_a_run_that_is_done_says_so_when_it_is_resumed(
     caplog.clear()
     assert train(config, tmp_path / "run", resume=True)["finished"]
     assert "all 2 steps are done already, nothing is left to do" in caplog.text and "resuming" not in caplog.text
+
+
+def test_a_run_that_is_done_is_evaluated_for_a_model_that_is_to_be_kept(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    train(tiny_config(steps=2, val=tiny_images), tmp_path / "run")
+    train(tiny_config(steps=2, val=tiny_images, keep_best="bbox.AP"), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/model_best.safetensors").is_file()
 
 
 @pytest.mark.parametrize("lost", [None, "absent", "cut short", "of another step"])

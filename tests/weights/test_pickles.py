@@ -164,6 +164,7 @@ MADE = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n\x85R(K\x01"  # 
 TYPE = b"cnumpy\ndtype\n"
 OVERGROWN = {
     "pairs as a key": (b"}" + PAIRS + b"K\x01s.", "a tuple is the key of a dict"),
+    "numbers of one hash as keys": (b"}\x8a\x08" + (2**61 - 1).to_bytes(8, "little") + b"K\x01s.", "more than 60 bits"),
     "nested as a key": (b"}" + NESTED + b"K\x01s.", "a tuple is the key of a dict"),
     "pairs as a key of an ordered dict": (
         b"ccollections\nOrderedDict\n]" + PAIRS + b"K\x01\x86a\x85R.",

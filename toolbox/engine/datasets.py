@@ -122,9 +122,9 @@ def placed(plan: Plan | None) -> Iterator[None]:
 
 def data_problem(plan: Plan, message: str) -> Problem:
     """What is wrong with a data set, at the setting that names the file or folder of which it tells."""
-    named = (
-        name
+    named = [
+        (len(str(value)), name)  # the longest: an annotation file may lie in the folder of images
         for name, value in plan.given.items()
         if isinstance(value, (str, Path)) and re.match(rf"{re.escape(str(value))}[:/]", message)
-    )
-    return plan.problem(message, next(named, None))
+    ]
+    return plan.problem(message, max(named)[1] if named else None)

@@ -158,11 +158,6 @@ def ranks_of_environment() -> Ranks:
     return Ranks(rank, size, local, here=int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def restarted() -> bool:
-    """Whether torchrun started this process anew after one of them failed."""
-    return _restarts() > 0
-
-
 def _restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 

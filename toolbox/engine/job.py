@@ -21,7 +21,7 @@ from toolbox.engine.distributed import ALONE, Ranks
 from toolbox.engine.early_stopping import Patience
 from toolbox.engine.ema import AveragedWeights
 from toolbox.engine.init_from import plan_transfer, report
-from toolbox.engine.kept import keep_last
+from toolbox.engine.kept import drop_earliest, keep_earlier
 from toolbox.engine.loggers import Loggers
 from toolbox.engine.model_switches import apply_switches
 from toolbox.engine.nonfinite import BlackBox
@@ -59,6 +59,7 @@ class Job:
         black_box: what is kept in case that a step goes wrong.
         loggers: what is told how the run goes.
         patience: when the run ends early.
+        saved: step of the last checkpoint; None before the first.
         evaluation_seconds: that the last evaluation took; None before the first of this process.
     """
 
@@ -74,6 +75,7 @@ class Job:
     schedule: Schedule
     loggers: Loggers
     patience: Patience = field(default_factory=lambda: Patience(None))
+    saved: int | None = None
     evaluation_seconds: float | None = None
     black_box: BlackBox = field(init=False)
 
@@ -126,8 +128,12 @@ class Job:
         In this order: killed in between, the run goes on from before, and writes the model anew.
         """
         self.save_model(self.folder.model)
+        step, count = self.state.step, self.config.train.keep_checkpoints
+        if count > 1 and self.saved not in (None, step) and self.folder.checkpoint.exists():
+            keep_earlier(self.folder, self.saved)
         save_checkpoint(self.folder.checkpoint, self.state.state_dict() | {"made_by": self.circumstances()})
-        keep_last(self.folder, self.state.step, self.config.train.keep_checkpoints)
+        self.saved = step
+        drop_earliest(self.folder, step, count)
 
     def save_model(self, path: Path) -> None:
         """Write the trained model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import StorageError
+
+logger = logging.getLogger("toolbox")
 
 
 def give_name(file: Path, name: Path) -> None:
@@ -32,19 +35,29 @@ def give_name(file: Path, name: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def keep_last(folder: RunFolder, step: int, count: int) -> None:
-    """Keep the checkpoint just written beside the earlier ones, `count` in all; one of them costs no space.
+def keep_earlier(folder: RunFolder, step: int) -> None:
+    """Keep the last checkpoint when a new one takes its place; it costs no time, and it is not the same file as that.
 
     Args:
-        step: of the checkpoint.
-        count: 1 keeps none but `checkpoint.pt`.
+        step: of the last checkpoint.
     """
-    if count > 1:
+    try:
         give_name(folder.checkpoint, folder.earlier(step))
+    except StorageError as error:
+        logger.error("%s; the checkpoint of step %d is not kept", error, step)
+
+
+def drop_earliest(folder: RunFolder, step: int, count: int) -> None:
+    """Remove the earliest of the checkpoints that were kept.
+
+    Args:
+        step: of the last one.
+        count: that stay, the last one among them.
+    """
     known = sorted(folder.checkpoints.glob(folder.earlier("*").name), key=lambda file: file.name)
     # After a return to an earlier one, later ones may lie there: they are not of this history.
     of_this = [file for file in known if file.name <= folder.earlier(step).name]
-    for file in of_this[:-count] if count > 1 else of_this:
+    for file in of_this[: len(of_this) - (count - 1)]:
         file.unlink(missing_ok=True)
 
 

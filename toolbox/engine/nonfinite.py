@@ -249,9 +249,10 @@ def ready_to_roll_back(job: Job, *, scheduled: bool) -> None:
         scheduled: whether the checkpoint that the run goes on from is one that `train.checkpoint_every` or an
             evaluation wrote. A stop writes others, which are not gone back to: a run that was never stopped has none.
     """
-    if job.state.step == 0:
-        save_checkpoint(job.folder.good, job.state.state_dict())
-    elif scheduled or not job.folder.good.exists():
+    good, step = job.folder.good, job.state.step
+    if step == 0:
+        save_checkpoint(good, job.state.state_dict())
+    elif scheduled or not good.exists() or load_checkpoint(good)["step"] > step:  # later: it went back by hand
         keep_as_good(job.folder)
 
 

@@ -79,6 +79,7 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.log = self.path / "log.txt"
         self.lock = self.path / ".lock"
+        self.launch = self.path / ".launch"  # which torchrun's it is
 
     @contextlib.contextmanager
     def opened(self, config: str, *, resume: bool, may_change: Sequence[str] = ()) -> Iterator[None]:
@@ -140,9 +141,21 @@ class RunFolder:
         elif self.checkpoint.exists() and self.config.exists():
             self.check_same(config, may_change)
         elif not self.checkpoint.exists():
+            self._refuse_trained()
             logger.warning("nothing to resume in %s: starting at step 0%s", self.path, near_path(self.path))
         with replacing(self.config) as file:
             file.write_text(config, encoding="utf-8")
+
+    def _refuse_trained(self) -> None:
+        """A run without its checkpoint would begin anew, over what it has trained."""
+        kept = sorted(self.checkpoints.glob(self.earlier("*").name))
+        if not kept and not any("eval" in record for record in self.records()):  # evaluations come after checkpoints
+            return
+        if kept:
+            way = f"put one of {self.checkpoints} in its place (ln -f {kept[-1]} {self.checkpoint})"
+        else:
+            way = f"start a new run from its model (train.init_from={self.path}, another --run)"
+        raise ToolboxError(f"{self.checkpoint}: it is gone, so this run cannot go on; {way}, or remove this folder")
 
     def check_same(self, config: str, may_change: Sequence[str] = ()) -> None:
         """Refuse another config (resolved YAML) than the run was started with, but for what it may change.
@@ -190,10 +203,13 @@ class RunFolder:
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add one line to `metrics.jsonl`; on a full disk it is left out, for the run is worth more than a line."""
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
+            with contextlib.suppress(OSError):  # half a line would spoil the next one
+                os.truncate(self.metrics, size)
             logger.warning("%s: a line is left out: %s", self.metrics, error.strerror or error)
 
     def rewind_metrics(self, step: int) -> None:
@@ -219,12 +235,18 @@ class RunFolder:
         """Whether the evaluation after `step` is on record."""
         return any("eval" in record and record["step"] == step for record in self.records())
 
-    def read_evaluation(self, step: int) -> dict[str, Any] | None:
-        """`eval.json`, where it is the evaluation after `step`: its numbers are those on record. Else None."""
-        recorded = next((r["eval"] for r in self.records() if "eval" in r and r["step"] == step), None)
+    def read_evaluation(self, step: int, watched: str | None = None) -> dict[str, Any] | None:
+        """`eval.json`, where it is the evaluation after `step`: its numbers are those on record. Else None.
+
+        Args:
+            watched: metric that it must have been watched for.
+        """
+        record = next((record for record in self.records() if "eval" in record and record["step"] == step), None)
+        if record is None or (watched is not None and watched not in record.get("watched", {})):
+            return None
         try:
             kept = json.loads(self.evaluation.read_text(encoding="utf-8"))
-            return kept if recorded is not None and summary_of(kept) == recorded else None
+            return kept if summary_of(kept) == record["eval"] else None
         except (OSError, ValueError, AttributeError):
             return None
 

@@ -27,6 +27,8 @@ class HostSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         count = _SumOverRanks.apply(wide.new_tensor(input.numel() / input.shape[1]))
         if count == 0:  # a head on regions where no process has one
             return super().forward(input)
+        if count == 1:  # as torch's batch norm of one process says it: there is no variance of one value
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
         mean = _SumOverRanks.apply(wide.sum(over)) / count
         centred = wide - mean.view(shape)
         variance = _SumOverRanks.apply(centred.square().sum(over)) / count

@@ -15,9 +15,10 @@ from toolbox.engine.announce import announce
 from toolbox.engine.checkpoint import load_checkpoint
 from toolbox.engine.determinism import deterministic
 from toolbox.engine.devices import peak_memory_mb
-from toolbox.engine.distributed import restarted, taking_part
+from toolbox.engine.distributed import taking_part
 from toolbox.engine.early_stopping import Patience
 from toolbox.engine.job import Job, device_of, precision_of, prepare
+from toolbox.engine.launch import Launch, restarted, under_torchrun
 from toolbox.engine.lengthening import check_length
 from toolbox.engine.loggers import RunStart
 from toolbox.engine.nonfinite import (
@@ -61,11 +62,14 @@ def train(
         TrainingDiverged: a loss is not finite, and `train.on_nonfinite` says to stop, or has gone on too often.
     """
     precision_of(config, device_of(config))  # before anything is written
-    folder, resume = run if isinstance(run, RunFolder) else RunFolder(run), resume or restarted()
+    folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    resume = resume or restarted(folder.launch)
     with taking_part() as ranks, _opened(config, folder, resume) if ranks.first else nullcontext():
+        if ranks.first and (launch := Launch.own()) is not None:
+            launch.write(folder.launch)
         job = prepare(config, folder, ranks)
         announce(job)
-        if resume:
+        if ranks.from_first(resume):
             _go_on(job)
         if ranks.first and config.train.on_nonfinite == "roll_back":
             ready_to_roll_back(job, scheduled=_recurring(job, job.state.step))
@@ -134,6 +138,7 @@ def _go_on(job: Job) -> None:
     kept = job.ranks.from_first(load_checkpoint(file) if job.ranks.first and file.exists() else None)
     if kept is not None:
         state.load_state_dict(kept, str(file))
+        job.saved = state.step
         _say_where(job)
         _tell_changes(kept.get("made_by", {}), job)
     if job.ranks.first:
@@ -145,7 +150,7 @@ def _say_where(job: Job) -> None:
     if step < steps:
         logger.info("resuming after step %d of %d", step, steps, extra=ON_SCREEN)
     else:
-        evaluated = job.val_set is None or job.folder.read_evaluation(step) is not None
+        evaluated = job.val_set is None or _kept_evaluation(job) is not None
         left = "nothing is left to do" if evaluated else "what is left is its evaluation"
         way = "more train.steps make it longer where its schedule allows that"
         logger.info("all %d steps are done already, %s; %s", steps, left, way, extra=ON_SCREEN)
@@ -168,7 +173,11 @@ def _evaluated(job: Job) -> bool:
 
 def _on_record(job: Job) -> dict[str, Any] | None:
     """The evaluation after the present step, where it was made and is kept."""
-    return job.ranks.from_first(job.folder.read_evaluation(job.state.step) if job.ranks.first else None)
+    return job.ranks.from_first(_kept_evaluation(job) if job.ranks.first else None)
+
+
+def _kept_evaluation(job: Job) -> dict[str, Any] | None:
+    return job.folder.read_evaluation(job.state.step, watched=job.config.train.keep_best)
 
 
 def _opened(config: Config, folder: RunFolder, resume: bool) -> contextlib.AbstractContextManager[None]:
@@ -259,7 +268,11 @@ def _time_left(job: Job, pace: float) -> str:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second acts as always."""
+    """An event that SIGINT and SIGTERM set; a second SIGINT acts as always, to get out of what hangs.
+
+    Not under torchrun, which passes both on to processes that a terminal or a scheduler has sent them already, and
+    kills those that take too long.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield stop
@@ -268,7 +281,8 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def ask(number: int, _: object) -> None:
         stop.set()
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT and not under_torchrun():
+            signal.signal(number, before[signal.SIGINT])
 
     for number in before:
         signal.signal(number, ask)

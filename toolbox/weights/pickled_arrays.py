@@ -131,6 +131,9 @@ class ArrayMaker:
             raise ValueError("its arrays are larger than the file")
 
 
+_LARGEST_KEY = 2**60  # Python hashes whole numbers modulo 2⁶¹ − 1: its multiples would all be in one place of a dict
+
+
 def check_keys(keys: Iterable[Any]) -> None:
     """Names and numbers are keys; to hash tuples in tuples takes a file as long, and the stack as deep, as it likes.
 
@@ -140,6 +143,8 @@ def check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str | bytes | int | float | None):
             raise TypeError(f"a {type(key).__name__} is the key of a dict")
+        if isinstance(key, int) and abs(key) > _LARGEST_KEY:
+            raise TypeError("a dict has a key of more than 60 bits")
 
 
 def _shown(value: Any) -> str:
