@@ -6,24 +6,18 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
+from toolbox.engine.run_lock import locked
 from toolbox.errors import ConfigError, Problem, StorageError, ToolboxError, near_path
 from toolbox.weights import replacing
 from toolbox.yaml_nodes import write_inline
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; there, runs are not locked
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("toolbox")
 
@@ -49,11 +43,6 @@ CHANGEABLE = (
 
 
 _TOLD = 8  # settings that differ
-_DYING = 10.0  # seconds
-
-
-class RunLocked(ToolboxError):
-    """Another process is writing the run."""
 
 
 class RunFolder:
@@ -102,7 +91,7 @@ class RunFolder:
         except OSError as error:
             raise self._unusable(error) from error
         self._refuse_foreign()
-        with self._locked():
+        with locked(self.path, self.lock, self._unusable):
             self._prepare(config, resume, may_change)
             self._remove_halves()
             with _logging_to(self.log):
@@ -182,21 +171,6 @@ class RunFolder:
         told[-1] += f"{more}; {ways}"
         raise ConfigError([Problem(str(self.config), key, text) for key, text in zip(changed, told, strict=False)])
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock file. The system drops the lock of a dead process, so a stale one is simply taken over."""
-        try:
-            file = self.lock.open("a+")
-        except OSError as error:
-            raise self._unusable(error) from error
-        with file:
-            _lock(file, self.path)
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            yield
-            file.truncate(0)
-
     def _unusable(self, error: OSError) -> StorageError:
         reason = error.strerror or str(error)
         return StorageError(f"{self.path}: the run folder cannot be written: {reason}; name another with --run")
@@ -263,43 +237,6 @@ class RunFolder:
 def summary_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics by kind as a line of `metrics.jsonl` has them: without those of each class."""
     return {kind: {k: v for k, v in numbers.items() if k != "per_class"} for kind, numbers in metrics.items()}
-
-
-def _lock(file: IO[str], path: Path) -> None:
-    if fcntl is None:
-        return
-    deadline = time.monotonic() + _DYING
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            # The loader's workers of a killed process hold its lock for the moment in which they die.
-            if _is_dead(owner) and time.monotonic() < deadline:
-                time.sleep(0.05)
-                continue
-            raise RunLocked(
-                f"{path}: another process (pid {owner}) is writing this run; "
-                "wait for it, stop it, or name another folder with --run"
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); see that no other process writes this run", path, error)
-        return
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether `<pid> on <host>` is a process of this machine that is no more."""
-    pid, _, host = owner.partition(" on ")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's
-        return False
-    return False
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ from toolbox.engine.job import device_of
 from toolbox.engine.nonfinite import TrainingDiverged
 from toolbox.engine.optim import build_optimizer
 from toolbox.engine.progress import OnProgress
-from toolbox.engine.run_folder import RunFolder, RunLocked
+from toolbox.engine.run_folder import RunFolder
+from toolbox.engine.run_lock import RunLocked
 from toolbox.engine.sweep_metrics import check_metrics, lacking_in_data, lacking_in_model
 from toolbox.engine.train import train
 from toolbox.errors import ConfigError, Problem, ToolboxError, counted, did_you_mean
