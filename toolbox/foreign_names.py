@@ -100,6 +100,13 @@ _ARGUMENTS = {
     "nms_thresh_test": "nms",
     "flip_ratio": "prob",
     "p": "prob",
+    "val_interval": "eval_every",
+    "rpn_head": "rpn",
+    "roi_head": "box",
+    "roi_heads": "box",
+    "anchor_generator": "anchors",
+    "style": "stride_in_1x1",
+    "load_from": "init_from",
     "training": "train",
     "validation": "val",
     "valid": "val",
@@ -110,7 +117,37 @@ REMARKS = {
     "custom_imports": "a plugin's file or module is listed under 'plugins:'",
     "amp": "it is 'precision' now; write precision: auto for true (which is the default), precision: float32 for false",
     "num_classes": "the classes come from the data set; remove it",
+    "in_channels": "each stage is told the channels of the one before; remove it",
 }
+REMARKS["_BASE_"] = REMARKS["_base_"]
+_TABLE = "docs/configs.md has their names beside ours"
+_SECTIONS = {
+    "Detectron2": {
+        "MODEL": "model",
+        "SOLVER": "train",
+        "DATASETS": "data",
+        "DATALOADER": "data",
+        "INPUT": "data.resize and data.transforms",
+        "TEST": "test",
+    },
+    "MMDetection": {
+        "train_cfg": "train, in a model those of model.rpn and model.box",
+        "test_cfg": "test, in a model those of model.rpn",
+        "train_dataloader": "data.train",
+        "val_dataloader": "data.val",
+        "train_pipeline": "data.transforms",
+        "optim_wrapper": "train.optimizer, with train.lr",
+        "param_scheduler": "train.schedule",
+        "default_hooks": "train.log_every, train.checkpoint_every",
+        "data_preprocessor": "model.backbone.pixels",
+    },
+}
+REMARKS |= {
+    name: f"this is a section of {project}: here its settings are in {own} ({_TABLE})"
+    for project, sections in _SECTIONS.items()
+    for name, own in sections.items()
+}
+REMARKS |= {name: "the run folder is named by --run" for name in ("OUTPUT_DIR", "work_dir", "output_dir")}
 _OWN = _COMPONENTS | _ARGUMENTS
 _RESNET = re.compile(r"(?:wide_)?resne[xt]*t?_?(18|34|50|101|152)(?:_(\d+)x(\d+)d)?", re.IGNORECASE)
 _TIMM = re.compile(
@@ -127,5 +164,5 @@ def own_name(name: str) -> tuple[str, str]:
         return "ResNet", f"with depth: {depth}{grouped}"
     if _TIMM.fullmatch(name):
         return "TimmBackbone", f"with name: {name}"
-    own, _, more = _OWN.get(name, "").partition(" ")
+    own, _, more = (_OWN.get(name) or _OWN.get(name.lower(), "")).partition(" ")  # Detectron2 writes IMS_PER_BATCH
     return own, more

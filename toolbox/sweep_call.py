@@ -18,10 +18,12 @@ class SweepCall:
     Attributes:
         overrides: `key=value`, of all variants.
         seeds: instead of the file's, or None.
+        small: whether the small form was asked for.
     """
 
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] | None = None
+    small: bool = False
 
     def to_json(self) -> str:
         """As text; `read` is the inverse."""
@@ -37,8 +39,8 @@ class SweepCall:
         file = folder / NAME
         try:
             kept = json.loads(file.read_text(encoding="utf-8"))
-            overrides, seeds = kept["overrides"], kept["seeds"]
-            return cls(tuple(map(str, overrides)), None if seeds is None else tuple(map(int, seeds)))
+            overrides, seeds, small = kept["overrides"], kept["seeds"], kept.get("small", False)
+            return cls(tuple(map(str, overrides)), None if seeds is None else tuple(map(int, seeds)), bool(small))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, LookupError) as error:

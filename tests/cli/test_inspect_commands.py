@@ -120,6 +120,27 @@ def test_a_fault_of_a_file_in_the_folder_of_images_is_placed_at_the_file(
     assert f"data.val.annotations: {tmp_path}/images/objects.json: no list" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("SOLVER.BASE_LR=0.01", "a section of Detectron2: here its settings are in train (docs/configs.md"),
+        ("MODEL.MASK_ON=true", "here its settings are in model "),
+        ("train_dataloader.batch_size=2", "a section of MMDetection: here its settings are in data.train "),
+        ("_BASE_=base.yaml", "a config is complete and inherits nothing"),
+        ("OUTPUT_DIR=out", "the run folder is named by --run"),
+        ("train.IMS_PER_BATCH=4", "did you mean 'batch'?"),
+        ("train.val_interval=1", "did you mean 'eval_every'?"),
+        ("model.roi_head=x", "did you mean 'box'?"),
+        ("model.neck.in_channels=[256]", "each stage is told the channels of the one before; remove it"),
+    ],
+)
+def test_what_other_projects_call_a_setting_is_answered_with_ours(
+    config: Path, capsys: pytest.CaptureFixture[str], theirs: str, ours: str
+) -> None:
+    assert run("check", config, theirs) == 2
+    assert ours in capsys.readouterr().err
+
+
 def test_check_without_data_reads_what_the_run_starts_from(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", config, "--no-data", "train.init_from=nowhere") == 2
     assert "train.init_from=nowhere: nowhere: no such file or run folder" in capsys.readouterr().err

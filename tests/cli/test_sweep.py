@@ -109,11 +109,13 @@ def test_the_table_is_that_of_the_overrides_and_seeds_which_trained_it(
         assert (output.out, output.err) == (printed, said)
     assert sweep("--small", "--table", "--seeds", "3,4") == 0
     assert "2 seeds (3, 4), 1 of 4 runs done" in capsys.readouterr().out
+    assert sweep("--table", "--run", "runs/table-small") == 0  # the folder knows its form too
+    assert capsys.readouterr().out == printed
     kept = Path("runs/table-small/call.json").read_text()
     assert sweep("--small", "--seeds", "3", "--only", "RoIAlign", "train.steps=1", "train.batch=2") == 2
     said = capsys.readouterr().err  # before it trains
     assert "train.steps: the run has 2, now it is 1" in said
-    assert "table-small: the sweep was started with train.steps=2 train.batch=2; repeat them to go on" in said
+    assert "table-small: the sweep was started with --small train.steps=2 train.batch=2; repeat that to go on" in said
     assert Path("runs/table-small/call.json").read_text() == kept
 
 

@@ -155,8 +155,8 @@ def test_the_first_capsules_of_a_run_are_kept_and_the_others_counted(
     with caplog.at_level(logging.WARNING, logger="toolbox"):
         train(make(on_nonfinite="skip"), tmp_path / "run")
     assert capsules(tmp_path / "run") == [f"step_{step:06}.safetensors" for step in bad_steps()[:3]]
-    assert "no capsule is written, for 3 are kept already (1 steps without one)" in caplog.text
-    assert caplog.messages[-1] == "the loss was not always finite: 4 steps skipped, 1 more without a capsule"
+    assert "no capsule is written, for 3 are kept already (1 step without one)" in caplog.text
+    assert caplog.messages[-1] == "the loss was not always finite: 4 steps skipped, 1 of them without a capsule"
 
 
 def test_a_rollback_takes_the_last_scheduled_state_and_goes_on_with_the_next_batch(

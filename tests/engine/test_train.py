@@ -20,6 +20,7 @@ from toolbox.engine.checkpoint import TrainingState, load_checkpoint
 from toolbox.engine.progress import counted
 from toolbox.engine.run_folder import RunFolder
 from toolbox.errors import CheckpointError, ConfigError, DataError, DeviceError, ToolboxError
+from toolbox.sections import EarlyStopping
 from toolbox.weights import load_model
 
 MakeConfig = Callable[..., Any]
@@ -326,6 +327,17 @@ def test_a_run_that_is_done_says_so_when_it_is_resumed(
     caplog.clear()
     assert train(config, tmp_path / "run", resume=True)["finished"]
     assert "all 2 steps are done already, nothing is left to do" in caplog.text and "resuming" not in caplog.text
+
+
+def test_the_last_losses_of_a_run_that_ends_early_are_logged_once(
+    tiny_config: MakeConfig, tmp_path: Path, tiny_images: type
+) -> None:
+    """With a line every 3 steps and evaluations every 4, that after step 8 ends it."""
+    stopping = EarlyStopping("bbox.AP", patience=1, min_delta=0.9)
+    config = tiny_config(val=tiny_images, steps=20, eval_every=4, early_stopping=stopping)
+    for resume in (False, True):
+        assert train(config, tmp_path / "run", resume=resume)["step"] == 8
+        assert [line["step"] for line in lines(tmp_path / "run") if "losses" in line] == [3, 6, 8]
 
 
 def test_a_run_that_is_done_is_evaluated_for_a_model_that_is_to_be_kept(

@@ -153,6 +153,8 @@ def _refuse_dashes(arguments: Sequence[str]) -> None:
                 "no option '--split': an evaluation is of data.val; to evaluate on other images write "
                 "data.val.annotations=FILE data.val.images=FOLDER, or data.val={type: …}"
             )
+        if name == "--seed" and arguments[0] == "sweep":
+            raise ToolboxError("no option '--seed'; did you mean '--seeds'? (e.g. --seeds 0,1,2)")
         known = arguments[0] in ("train", "eval", "sweep", "check", "show") and name in _NO_OPTIONS
         if known or re.fullmatch(r"--\w+(\.\w+)+", name):
             key = _NO_OPTIONS.get(name, name[2:])

@@ -48,9 +48,10 @@ def sweep(
     from toolbox.sweep_file import precheck_sweep, read_sweep
 
     folder = run or Path("runs") / (f"{file.stem}-small" if small else file.stem)
-    call = SweepCall(tuple(overrides or ()), _seeds(seeds))
+    call = SweepCall(tuple(overrides or ()), _seeds(seeds), small)
     if table:
         call = _as_trained(call, folder)
+    small = call.small
     precheck_sweep(read_sweep(file, call.overrides, small=small))
     from toolbox.engine.sweep import check_runs, load_sweep, runs_of
     from toolbox.engine.sweep_markdown import markdown
@@ -92,14 +93,17 @@ def _check_folders(given: SweepCall, folder: Path, runs: list[Run]) -> None:
         check_folders(runs)
     except ConfigError as error:
         kept = SweepCall.read(folder)
-        if kept is None or kept.overrides == given.overrides:
+        if kept is None or (kept.overrides, kept.small) == (given.overrides, given.small):
             raise
-        started = f"the sweep was started with {shlex.join(kept.overrides) or 'no overrides'}; repeat them to go on"
+        said = shlex.join([*(["--small"] if kept.small else []), *kept.overrides])
+        started = f"the sweep was started with {said or 'no overrides'}; repeat that to go on"
         raise ConfigError([*error.problems, Problem(str(folder), "", started)]) from error
 
 
 def _as_trained(given: SweepCall, folder: Path) -> SweepCall:
     """What the sweep in a folder was trained with, which is said where it is not what was given."""
+    from dataclasses import replace
+
     from toolbox.sweep_call import SweepCall
 
     kept = SweepCall.read(folder)
@@ -109,7 +113,7 @@ def _as_trained(given: SweepCall, folder: Path) -> SweepCall:
         trained = f"{folder}: trained with {' '.join(kept.overrides) or 'no overrides'}, of which this is the table"
         left = f"; {' '.join(given.overrides)} is left aside" if given.overrides else ""
         typer.echo(f"{'warning: ' if left else ''}{trained}{left}", err=True)
-    return SweepCall(kept.overrides, kept.seeds if given.seeds is None else given.seeds)
+    return replace(kept, seeds=kept.seeds if given.seeds is None else given.seeds, small=kept.small or given.small)
 
 
 def _seeds(text: str | None) -> tuple[int, ...] | None:

@@ -89,7 +89,7 @@ def train(
         typer.echo(metrics_table(result["metrics"]))
     if result["stopped_early"]:
         typer.echo(f"ended before step {checked.train.steps}: {result['stopped_early']}")
-    typer.echo(f"{folder}: {result['step']} steps done, the model is {folder / 'model.safetensors'}")
+    typer.echo(f"{folder}: {counted(result['step'], 'step')} done, the model is {folder / 'model.safetensors'}")
 
 
 def _run_meant(config: Path, run: Path | None, *, resume: bool) -> tuple[Path, Path | None]:

@@ -123,8 +123,9 @@ def placed(plan: Plan | None) -> Iterator[None]:
 def data_problem(plan: Plan, message: str) -> Problem:
     """What is wrong with a data set, at the setting that names the file or folder of which it tells."""
     named = [
-        (len(str(value)), name)  # the longest: an annotation file may lie in the folder of images
+        # The longest: an annotation file may lie in the folder of images. Of equal ones the one that is spoken of.
+        (len(str(value)), f"'{name}'" in message, name)
         for name, value in plan.given.items()
         if isinstance(value, (str, Path)) and re.match(rf"{re.escape(str(value))}[:/]", message)
     ]
-    return plan.problem(message, max(named)[1] if named else None)
+    return plan.problem(message, max(named)[-1] if named else None)

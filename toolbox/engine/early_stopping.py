@@ -8,7 +8,7 @@ from typing import Any
 
 from toolbox.data.interfaces import Dataset
 from toolbox.engine.evaluate import metrics_of_nothing
-from toolbox.errors import ConfigError
+from toolbox.errors import ConfigError, counted
 from toolbox.metric_names import split_metric, value_of
 from toolbox.schema import Config
 from toolbox.sections import EarlyStopping, TrainConfig
@@ -63,7 +63,8 @@ class Patience:
                 waited += 1
         if best is None or waited < self.settings.patience:
             return None
-        return f"{self.settings.metric} was best after step {best} ({self.values[best]:.4f}), {waited} evaluations ago"
+        ago = counted(waited, "evaluation")
+        return f"{self.settings.metric} was best after step {best} ({self.values[best]:.4f}), {ago} ago"
 
 
 def warn_of_endless(settings: TrainConfig) -> None:

@@ -26,7 +26,7 @@ from toolbox.engine.checkpoint import load_checkpoint, save_checkpoint
 from toolbox.engine.kept import give_name
 from toolbox.engine.module_statistics import Observation
 from toolbox.engine.stored_batch import faults_in
-from toolbox.errors import CheckpointError, StorageError, ToolboxError, told
+from toolbox.errors import CheckpointError, StorageError, ToolboxError, counted, told
 from toolbox.inference.metadata import model_metadata
 from toolbox.structures import Batch
 
@@ -194,7 +194,8 @@ def _keep_capsule(job: Job, record: Step, batches: Sequence[Batch]) -> list[str]
     setbacks, model = job.state.setbacks, job.state.model
     if setbacks.capsules >= MOST_CAPSULES:
         setbacks.unwritten += 1
-        return [f"no capsule is written, for {MOST_CAPSULES} are kept already ({setbacks.unwritten} steps without one)"]
+        without = counted(setbacks.unwritten, "step")
+        return [f"no capsule is written, for {MOST_CAPSULES} are kept already ({without} without one)"]
     setbacks.capsules += 1
     seen: Observation | None = None
     said = []

@@ -42,5 +42,5 @@ class Setbacks:
         if self.rolled_to >= 0:
             said.append(f"last rolled back to the state after step {self.rolled_to}")
         if self.unwritten:
-            said.append(f"{self.unwritten} more without a capsule")
+            said.append(f"{self.unwritten} of them without a capsule")
         return ", ".join(said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -91,6 +92,7 @@ def _run(job: Job, stop: threading.Event, on_progress: OnProgress | None) -> dic
         first, batches = state.step + 1, settled(job, job.batches(start=state.step))
         for done in range(first, settings.steps + 1):
             if job.patience.verdict is not None:
+                _log_rest(job)
                 logger.info("early stopping after step %d: %s", state.step, job.patience.verdict, extra=ON_SCREEN)
                 finished = True
                 break
@@ -233,6 +235,14 @@ def _log(job: Job, window: Window) -> dict[str, Any]:
     return record
 
 
+def _log_rest(job: Job) -> None:
+    """The losses since the last line, of a run that ends early: once, though it may be resumed."""
+    step = job.state.step
+    told = job.ranks.first and any("losses" in record and record["step"] == step for record in job.folder.records())
+    if job.state.window.steps and not job.ranks.from_first(told):
+        _log(job, job.state.window)
+
+
 def _record(job: Job, window: Window) -> dict[str, Any]:
     step = job.state.step
     return window.record(step, lr=job.lr(step - 1), peak_memory_mb=peak_memory_mb(job.device))
@@ -283,6 +293,8 @@ def _stop_signals() -> Iterator[threading.Event]:
         stop.set()
         if number == signal.SIGINT and not under_torchrun():
             signal.signal(number, before[signal.SIGINT])
+            # Not by print or a logger: the signal may have come in the midst of one.
+            os.write(2, b"\nstopping after this step, with a checkpoint; Ctrl-C once more leaves at once\n")
 
     for number in before:
         signal.signal(number, ask)
