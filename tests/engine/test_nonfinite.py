@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -346,7 +347,12 @@ def test_a_state_that_was_given_up_is_not_rolled_back_to(tiny_config: MakeConfig
     """A run that was stopped after step 5 and has ended is taken back to that state, which no schedule had written."""
 
     def stop_at(step: int) -> Callable[[Progress], None]:
-        return lambda progress: os.kill(os.getpid(), signal.SIGTERM) if progress.done == step else None
+        def act(progress: Progress) -> None:
+            if progress.done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)  # for its handler
+
+        return act
 
     config = tiny_config(on_nonfinite="roll_back", checkpoint_every=4)
     last, good = tmp_path / "checkpoint.pt", tmp_path / "checkpoint_good.pt"

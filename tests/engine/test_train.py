@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ def interrupt_at(step: int, *numbers: signal.Signals) -> Callable[[Progress], No
         if progress.phase == "train" and progress.done == step:
             for number in numbers or (signal.SIGINT,):
                 os.kill(os.getpid(), number)
+                time.sleep(0.05)  # for its handler: two that wait for theirs are one
 
     return on_progress
 

@@ -40,6 +40,7 @@ def main() -> None:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)  # the system kills this process too
         os.kill(os.getpid(), signal.SIGKILL if end["what"] == "die" else signal.SIGTERM)
+        time.sleep(0.05)  # for its handler
 
     result = train(config, asked["run"], resume=asked.get("resume", False), on_progress=act)
     Path(asked["run"]).with_suffix(f".result-{os.environ.get('RANK', '0')}").write_text(json.dumps(result))
