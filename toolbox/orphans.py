@@ -22,11 +22,16 @@ def die_with_parent(alive: Callable[[], bool]) -> None:
         os._exit(1)
 
 
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def die_with_torchrun() -> None:
     """Where torchrun started this process: once it is killed, so is this one, which would else go on writing a run.
 
     To be called as early as can be: a torchrun that is dead by then is noticed only when the processes meet.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_torchrun():
         parent = os.getppid()
         die_with_parent(lambda: os.getppid() == parent)

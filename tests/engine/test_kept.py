@@ -38,6 +38,14 @@ def test_the_last_checkpoints_stay_each_a_file_of_its_own(tiny_config: MakeConfi
     assert not [file for file in (tmp_path / "checkpoints").iterdir() if file.name.startswith(".")]
 
 
+@pytest.mark.parametrize("count", [2, 4, 5, 9])
+def test_as_many_stay_as_there_are_until_there_are_too_many(
+    tiny_config: MakeConfig, tmp_path: Path, count: int
+) -> None:
+    train(tiny_config(steps=5, checkpoint_every=1, keep_checkpoints=count), tmp_path)
+    assert steps_kept(tmp_path) == [1, 2, 3, 4][-(count - 1) :]
+
+
 def test_by_default_no_earlier_checkpoint_stays(tiny_config: MakeConfig, tmp_path: Path) -> None:
     train(tiny_config(steps=4, checkpoint_every=2), tmp_path)
     assert not (tmp_path / "checkpoints").exists()

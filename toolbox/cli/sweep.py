@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,8 +103,6 @@ def _check_folders(given: SweepCall, folder: Path, runs: list[Run]) -> None:
 
 def _as_trained(given: SweepCall, folder: Path) -> SweepCall:
     """What the sweep in a folder was trained with, which is said where it is not what was given."""
-    from dataclasses import replace
-
     from toolbox.sweep_call import SweepCall
 
     kept = SweepCall.read(folder)
@@ -113,6 +112,7 @@ def _as_trained(given: SweepCall, folder: Path) -> SweepCall:
         trained = f"{folder}: trained with {' '.join(kept.overrides) or 'no overrides'}, of which this is the table"
         left = f"; {' '.join(given.overrides)} is left aside" if given.overrides else ""
         typer.echo(f"{'warning: ' if left else ''}{trained}{left}", err=True)
+    # An earlier version did not write down whether it was small.
     return replace(kept, seeds=kept.seeds if given.seeds is None else given.seeds, small=kept.small or given.small)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +125,6 @@ def data_problem(plan: Plan, message: str) -> Problem:
         # The longest: an annotation file may lie in the folder of images. Of equal ones the one that is spoken of.
         (len(str(value)), f"'{name}'" in message, name)
         for name, value in plan.given.items()
-        if isinstance(value, (str, Path)) and re.match(rf"{re.escape(str(value))}[:/]", message)
+        if isinstance(value, (str, Path)) and message.startswith((f"{Path(value)}:", f"{Path(value)}/"))
     ]
     return plan.problem(message, max(named)[-1] if named else None)

@@ -129,7 +129,7 @@ class Job:
         """
         self.save_model(self.folder.model)
         step, count = self.state.step, self.config.train.keep_checkpoints
-        if count > 1 and self.saved not in (None, step) and self.folder.checkpoint.exists():
+        if count > 1 and self.saved is not None:
             keep_earlier(self.folder, self.saved)
         save_checkpoint(self.folder.checkpoint, self.state.state_dict() | {"made_by": self.circumstances()})
         self.saved = step

@@ -36,7 +36,7 @@ def give_name(file: Path, name: Path) -> None:
 
 
 def keep_earlier(folder: RunFolder, step: int) -> None:
-    """Keep the last checkpoint when a new one takes its place; it costs no time, and it is not the same file as that.
+    """Keep the last checkpoint when a new one takes its place; a second name costs no time, and is the only one soon.
 
     Args:
         step: of the last checkpoint.
@@ -57,7 +57,7 @@ def drop_earliest(folder: RunFolder, step: int, count: int) -> None:
     known = sorted(folder.checkpoints.glob(folder.earlier("*").name), key=lambda file: file.name)
     # After a return to an earlier one, later ones may lie there: they are not of this history.
     of_this = [file for file in known if file.name <= folder.earlier(step).name]
-    for file in of_this[: len(of_this) - (count - 1)]:
+    for file in of_this[: max(0, len(of_this) - (count - 1))]:
         file.unlink(missing_ok=True)
 
 

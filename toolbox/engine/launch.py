@@ -13,14 +13,8 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from toolbox.orphans import under_torchrun
 from toolbox.weights import replacing
-
-_RUN_ID = "TORCHELASTIC_RUN_ID"
-
-
-def under_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return _RUN_ID in os.environ
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Launch:
         """This process's; None without torchrun."""
         if not under_torchrun():
             return None
-        return cls(os.environ[_RUN_ID], socket.gethostname(), os.getppid(), os.getpid())
+        return cls(os.environ["TORCHELASTIC_RUN_ID"], socket.gethostname(), os.getppid(), os.getpid())
 
     def restarts(self, before: Launch) -> bool:
         """Whether this process takes the place of another one of the same call of torchrun."""

@@ -19,7 +19,7 @@ from toolbox.engine.devices import peak_memory_mb
 from toolbox.engine.distributed import taking_part
 from toolbox.engine.early_stopping import Patience
 from toolbox.engine.job import Job, device_of, precision_of, prepare
-from toolbox.engine.launch import Launch, restarted, under_torchrun
+from toolbox.engine.launch import Launch, restarted
 from toolbox.engine.lengthening import check_length
 from toolbox.engine.loggers import RunStart
 from toolbox.engine.nonfinite import (
@@ -36,6 +36,7 @@ from toolbox.engine.step import optimizer_step, settled
 from toolbox.engine.validate import Stopped, validate
 from toolbox.engine.window import Window
 from toolbox.errors import StorageError, counted
+from toolbox.orphans import under_torchrun
 from toolbox.schema import Config
 
 logger = logging.getLogger("toolbox")
