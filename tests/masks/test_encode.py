@@ -94,7 +94,7 @@ def test_fuzz_equals_paste_threshold_and_encode_to_the_byte(geometry: str, conve
                 assert rle["counts"] == counts_of(ours)
                 pasted = PASTED[convention](mask, box, height, width)
                 apart = ours != (pasted > threshold if convention == "torchvision" else pasted >= threshold)
-                assert apart.sum() <= 4 and (pasted[apart] - threshold).abs().max() <= 2**-22, (box, size)
+                assert apart.sum() <= 10 and (pasted[apart] - threshold).abs().max() <= 2**-22, (box, size)
     assert other <= 1  # of 180 masks
 
 

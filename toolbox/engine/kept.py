@@ -36,7 +36,7 @@ def give_name(file: Path, name: Path) -> None:
 
 
 def keep_earlier(folder: RunFolder, step: int) -> None:
-    """Keep the last checkpoint when a new one takes its place; a second name costs no time, and is the only one soon.
+    """Name the last checkpoint by its step before a new one takes its place, so that each is a file of its own.
 
     Args:
         step: of the last checkpoint.
